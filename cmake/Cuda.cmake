@@ -1,0 +1,56 @@
+# CUDA on, off or auto; and torchqat_cuda_check, which compiles the CUDA sources as objects where torch is a CPU build.
+set(TORCHQAT_CUDA_ARCHITECTURES "75;80;86;89;90;100;120" CACHE STRING "Architectures of a real CUDA build")
+set(TORCHQAT_CUDA_CHECK_ARCHITECTURES "80;90" CACHE STRING "Architectures of the compile-only check")
+
+function(torchqat_enable_cuda)
+  find_program(TORCHQAT_NVCC nvcc HINTS ENV CUDA_HOME ENV CUDA_PATH PATH_SUFFIXES bin)
+  if(TORCHQAT_NVCC)
+    set(CMAKE_CUDA_COMPILER ${TORCHQAT_NVCC} CACHE FILEPATH "" FORCE)
+  endif()
+endfunction()
+
+function(torchqat_cuda_options target)
+  set_target_properties(${target} PROPERTIES CUDA_STANDARD 20 CUDA_STANDARD_REQUIRED ON POSITION_INDEPENDENT_CODE ON)
+  # IEEE division and no contraction: the CPU's bits.
+  target_compile_options(${target} PRIVATE
+    $<$<COMPILE_LANGUAGE:CUDA>:--fmad=false --prec-div=true --prec-sqrt=true --ftz=false --expt-relaxed-constexpr
+      --expt-extended-lambda>)
+endfunction()
+
+macro(torchqat_add_cuda target)
+  torchqat_enable_cuda()
+  string(TOLOWER "${TORCHQAT_CUDA}" torchqat_cuda_mode)
+  if(torchqat_cuda_mode STREQUAL "on" AND (NOT TORCHQAT_NVCC OR NOT TORCHQAT_TORCH_CUDA))
+    message(FATAL_ERROR "torchqat: TORCHQAT_CUDA=on needs nvcc (found: '${TORCHQAT_NVCC}') and a torch built with CUDA "
+      "(torch ${TORCHQAT_TORCH_VERSION} was built with CUDA '${TORCHQAT_TORCH_CUDA}')")
+  endif()
+  set(TORCHQAT_WITH_CUDA OFF)
+  if(TORCHQAT_CUDA_SOURCES AND NOT torchqat_cuda_mode STREQUAL "off" AND TORCHQAT_NVCC AND TORCHQAT_TORCH_CUDA)
+    set(CMAKE_CUDA_ARCHITECTURES ${TORCHQAT_CUDA_ARCHITECTURES})
+    enable_language(CUDA)
+    find_package(CUDAToolkit REQUIRED)
+    set(TORCHQAT_WITH_CUDA ON)
+    add_library(torchqat_cuda OBJECT ${TORCHQAT_CUDA_SOURCES})
+    target_link_libraries(torchqat_cuda PRIVATE torchqat_torch CUDA::cudart)
+    target_include_directories(torchqat_cuda PRIVATE ${CMAKE_CURRENT_SOURCE_DIR}/csrc)
+    torchqat_cuda_options(torchqat_cuda)
+    target_sources(${target} PRIVATE $<TARGET_OBJECTS:torchqat_cuda>)
+    foreach(lib torch_cuda c10_cuda)
+      find_library(TORCHQAT_LIB_${lib} ${lib} PATHS ${TORCHQAT_TORCH_ROOT}/lib NO_DEFAULT_PATH REQUIRED)
+      target_link_libraries(${target} PRIVATE ${TORCHQAT_LIB_${lib}})
+    endforeach()
+    target_link_libraries(${target} PRIVATE CUDA::cudart)
+  elseif(TORCHQAT_CUDA_CHECK AND TORCHQAT_NVCC AND TORCHQAT_CUDA_SOURCES)
+    set(CMAKE_CUDA_ARCHITECTURES ${TORCHQAT_CUDA_CHECK_ARCHITECTURES})
+    enable_language(CUDA)
+    # A CPU torch has every CUDA header but this generated one; the check needs only its presence.
+    file(WRITE ${CMAKE_BINARY_DIR}/cuda_stand_in/c10/cuda/impl/cuda_cmake_macros.h
+      "#pragma once\n#define C10_CUDA_BUILD_SHARED_LIBS\n")
+    add_library(torchqat_cuda_check OBJECT ${TORCHQAT_CUDA_SOURCES})
+    target_link_libraries(torchqat_cuda_check PRIVATE torchqat_torch)
+    target_include_directories(torchqat_cuda_check PRIVATE ${CMAKE_CURRENT_SOURCE_DIR}/csrc)
+    target_include_directories(torchqat_cuda_check SYSTEM PRIVATE ${CMAKE_BINARY_DIR}/cuda_stand_in)
+    torchqat_cuda_options(torchqat_cuda_check)
+  endif()
+  message(STATUS "CUDA kernels: ${TORCHQAT_WITH_CUDA} (nvcc: ${TORCHQAT_NVCC})")
+endmacro()

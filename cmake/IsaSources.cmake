@@ -1,6 +1,8 @@
 # A kernel file's suffix names the instruction set it may use; this is the only place where ISA flags are given.
 set(TORCHQAT_ISA_FLAGS_avx2 -mavx2 -mfma -mf16c -mbmi -mbmi2)
-set(TORCHQAT_ISA_FLAGS_avx512 ${TORCHQAT_ISA_FLAGS_avx2} -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni
+# gcc 12 warns of its own _mm512_undefined (GCC bug 105593) wherever an AVX-512 intrinsic is inlined.
+set(TORCHQAT_ISA_FLAGS_avx512 ${TORCHQAT_ISA_FLAGS_avx2} -Wno-uninitialized -Wno-maybe-uninitialized
+    -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni
     -mavx512vbmi -mprefer-vector-width=512)
 set(TORCHQAT_ISA_FLAGS_avx512bf16 ${TORCHQAT_ISA_FLAGS_avx512} -mavx512bf16)
 set(TORCHQAT_ISA_FLAGS_amx ${TORCHQAT_ISA_FLAGS_avx512bf16} -mamx-tile -mamx-int8 -mamx-bf16)

@@ -12,5 +12,6 @@ set(TORCHQAT_CUDA_SOURCES
 )
 
 set(TORCHQAT_PUBLIC_HEADERS
+  csrc/include/torchqat/export.h
   csrc/include/torchqat/torchqat.h
 )

@@ -1,4 +1,3 @@
-// torchqat's C++ interface: every op as a function, with autograd, without Python.
+// torchqat's C++ interface: every op as a function of the same name in namespace torchqat, with autograd.
 // Linking the CMake target torchqat::torchqat registers the ops; nothing need be called.
 #pragma once
-#include <ATen/core/Tensor.h>

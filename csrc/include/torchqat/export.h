@@ -1,0 +1,3 @@
+// TORCHQAT_API marks what libtorchqat.so exports; everything else is hidden.
+#pragma once
+#define TORCHQAT_API __attribute__((visibility("default")))

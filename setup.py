@@ -23,7 +23,6 @@ class CMakeBuild(build_ext):
             f"-DCMAKE_INSTALL_PREFIX={package}",
             f"-DCMAKE_BUILD_TYPE={os.environ.get('TORCHQAT_BUILD_TYPE', 'Release')}",
             f"-DTORCHQAT_CUDA={os.environ.get('TORCHQAT_CUDA', 'auto')}",
-            "-DTORCHQAT_BUILD_TESTS=OFF",
             *os.environ.get("TORCHQAT_CMAKE_ARGS", "").split(),
         ]
         try:

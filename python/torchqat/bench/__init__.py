@@ -1,0 +1,59 @@
+"""`python -m torchqat bench`: kernels and steps against what a user would pick instead, with ratios and targets.
+
+A suite is a list of part modules in this package; each part defines `run(report)` and adds groups to the Report
+(see harness.py). `report.options.quick` asks for small sizes, `report.options.compiled` for torch.compile baselines.
+"""
+
+import argparse
+import importlib
+
+import torch
+
+# suite -> its parts, run in this order.
+SUITES: dict[str, list[str]] = {
+    "fake_quant": ["fake_quant"],
+}
+
+
+def _thread_counts(text: str) -> tuple[int, ...]:
+    counts = {torch.get_num_threads() if part == "all" else int(part) for part in text.split(",")}
+    if min(counts) < 1:
+        raise argparse.ArgumentTypeError(f"thread counts must be positive, got {text}")
+    return tuple(sorted(counts))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the bench command."""
+    parser.add_argument("--suite", action="append", choices=sorted(SUITES), help="which suite (default: all)")
+    parser.add_argument("--part", help="only this part of the suite")
+    parser.add_argument("--threads", type=_thread_counts, help="thread counts, e.g. 1 or 1,all (default: 1,all)")
+    parser.add_argument("--seconds", type=float, default=2.0, help="measuring time per group (default: 2)")
+    parser.add_argument("--quick", action="store_true", help="small sizes and short measurements")
+    parser.add_argument("--compiled", action="store_true", help="also measure torch.compile of the peers")
+    parser.add_argument("--json", metavar="PATH", help="write the rows as JSON")
+
+
+def run_options(options: argparse.Namespace) -> int:
+    """Run what parsed options ask for; returns the number of targets missed."""
+    from torchqat.bench.harness import Report
+
+    suites = options.suite or list(SUITES)
+    report = Report(
+        ", ".join(suites),
+        threads=options.threads,
+        seconds=0.2 if options.quick else options.seconds,
+        options=options,
+    )
+    report.header()
+    for suite in suites:
+        for part in SUITES[suite]:
+            if options.part in (None, part):
+                importlib.import_module(f"torchqat.bench.{part}").run(report)
+    return report.finish(options.json)
+
+
+def run(argv: list[str] | None = None) -> int:
+    """Run `python -m torchqat bench ARGV`; returns the number of targets missed."""
+    parser = argparse.ArgumentParser(prog="python -m torchqat bench", description=__doc__.splitlines()[0])
+    add_arguments(parser)
+    return run_options(parser.parse_args(argv))

@@ -1,6 +1,4 @@
 // torchqat's C++ interface: every op as a function of the same name in namespace torchqat, with autograd.
 // Linking the CMake target torchqat::torchqat registers the ops; nothing need be called.
 #pragma once
-
-#include <torchqat/embedding.h>
-#include <torchqat/packing.h>
+#include "torchqat/conv_int8.h"

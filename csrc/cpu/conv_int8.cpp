@@ -1,0 +1,203 @@
+// Integer convolution on the CPU: from tensors to the kernels of the instruction set in use.
+#include "cpu/conv_int8.h"
+
+#include <atomic>
+#include <cmath>
+#include <limits>
+#include <memory>
+
+#include "cpu/isa.h"
+
+namespace torchqat {
+namespace cpu::conv {
+namespace {
+
+// Scratch of a thread, kept between calls: a fresh one would cost page faults every time.
+uint8_t* thread_scratch(int slot, int64_t bytes) {
+  struct Buffer {
+    std::unique_ptr<uint8_t, decltype(&std::free)> data{nullptr, &std::free};
+    int64_t size = 0;
+  };
+  static thread_local Buffer buffers[2];
+  Buffer& buffer = buffers[slot];
+  if (buffer.size < bytes) {
+    const int64_t size = (bytes + 4095) / 4096 * 4096;
+    buffer.data.reset();
+    buffer.size = 0;
+    buffer.data.reset(static_cast<uint8_t*>(std::aligned_alloc(64, static_cast<size_t>(size))));
+    TORCH_CHECK(buffer.data != nullptr, "conv_int8: out of memory for ", size, " bytes of scratch");
+    buffer.size = size;
+  }
+  return buffer.data.get();
+}
+
+}  // namespace
+
+Kernels current_kernels() { return select(&kernels_scalar, &kernels_avx2, &kernels_avx512, &kernels_amx)(); }
+
+at::Tensor checked_scale(const char* op, const char* name, const at::Tensor& scale) {
+  const at::Tensor values = scale.to(at::kFloat).contiguous();
+  const float* p = values.const_data_ptr<float>();
+  for (int64_t i = 0; i < values.numel(); ++i) {
+    TORCH_CHECK_VALUE(p[i] > 0 && std::isfinite(p[i]), op, ": ", name, " must be finite and > 0, got ", p[i]);
+  }
+  return values;
+}
+
+InputQparams input_qparams(const ConvArgs& args, const at::Tensor& scale, const at::Tensor& zero_point) {
+  const at::Tensor s = checked_scale(args.op, "input_scale", scale);
+  const at::Tensor z = zero_point.to(at::kFloat).contiguous();
+  InputQparams q;
+  q.scale.assign(s.const_data_ptr<float>(), s.const_data_ptr<float>() + s.numel());
+  q.zero_point.assign(z.const_data_ptr<float>(), z.const_data_ptr<float>() + z.numel());
+  for (float& value : q.zero_point) {
+    TORCH_CHECK_VALUE(value >= static_cast<float>(args.quant_min) && value <= static_cast<float>(args.quant_max) && value == std::nearbyint(value),
+                      args.op, ": input_zero_point must be an integer in [", args.quant_min, ", ", args.quant_max, "], got ", value);
+  }
+  return q;
+}
+
+Dims dims_of(at::IntArrayRef list, int64_t fill) {
+  Dims dims{fill, fill, fill};
+  for (size_t d = 0; d < list.size(); ++d) dims[3 - list.size() + d] = list[d];
+  return dims;
+}
+
+WeightLayout layout_of(const char* op, const at::Tensor& packed_weight) {
+  check_conv_packed(op, packed_weight);
+  WeightLayout layout;
+  const at::Tensor packed = packed_weight.contiguous();
+  const std::string wrong = read_header(packed.const_data_ptr<uint8_t>(), packed.numel(), &layout);
+  TORCH_CHECK_VALUE(wrong.empty(), op, ": packed_weight ", wrong, "; it must come from conv_int8_pack");
+  return layout;
+}
+
+void run_batch(const Plan& plan, const ConvArgs& args, const BatchInput& input, const InputQparams& qparams,
+               const uint8_t* packed, const at::Tensor& weight_scale, const at::Tensor& bias, float* out) {
+  const Kernels kernels = current_kernels();
+  const int64_t out_size = plan.weight.out_channels() * plan.out_pixels(), rows = plan.padded[0] * plan.padded[1];
+  const int shift = args.quant_min < 0 ? 128 : 0;
+  const auto source_of = [&](int64_t n) {
+    Source s;
+    s.values = input.values == nullptr ? nullptr : input.values + n * input.sample_size;
+    s.codes = input.codes == nullptr ? nullptr : input.codes + n * input.sample_size;
+    s.channels_last = input.channels_last;
+    s.scale = qparams.scale_of(n);
+    s.zero_point = qparams.zero_point_of(n);
+    s.quant_min = static_cast<float>(args.quant_min);
+    s.quant_max = static_cast<float>(args.quant_max);
+    s.shift = shift;
+    return s;
+  };
+  const auto task_of = [&](int64_t n, const uint8_t* codes) {
+    Task t;
+    t.codes = codes;
+    t.packed = packed;
+    t.input_scale = qparams.scale_of(n);
+    t.zero_point = static_cast<int32_t>(qparams.zero_point_of(n)) + shift;
+    t.weight_scale = weight_scale.const_data_ptr<float>();
+    t.per_channel = weight_scale.numel() > 1;
+    t.bias = bias.defined() ? bias.const_data_ptr<float>() : nullptr;
+    t.out = out + n * out_size;
+    t.channels_last = input.channels_last;
+    return t;
+  };
+  const auto poison = [&](int64_t n) {
+    std::fill_n(out + n * out_size, out_size, std::numeric_limits<float>::quiet_NaN());
+  };
+  const auto scratch = [&] {
+    return thread_scratch(0, std::max(pad_scratch_bytes(plan), strip_scratch_bytes(plan)));
+  };
+  if (input.samples >= at::get_num_threads() || at::in_parallel_region()) {
+    at::parallel_for(0, input.samples, 1, [&](int64_t begin, int64_t end) {
+      uint8_t* work = scratch();
+      uint8_t* codes = thread_scratch(1, plan.codes_bytes());
+      for (int64_t n = begin; n < end; ++n) {
+        const bool nan = kernels.pad_rows(plan, source_of(n), 0, rows, codes, work);
+        kernels.strips(plan, task_of(n, codes), 0, plan.strips, work);
+        if (nan) poison(n);
+      }
+    });
+    return;
+  }
+  // Fewer samples than threads: each step of a sample is shared.
+  uint8_t* codes = thread_scratch(1, plan.codes_bytes());
+  for (int64_t n = 0; n < input.samples; ++n) {
+    std::atomic<bool> nan{false};
+    at::parallel_for(0, rows, std::max<int64_t>(1, rows / (2 * at::get_num_threads())), [&](int64_t begin, int64_t end) {
+      if (kernels.pad_rows(plan, source_of(n), begin, end, codes, scratch())) nan = true;
+    });
+    at::parallel_for(0, plan.strips, 1, [&](int64_t begin, int64_t end) {
+      kernels.strips(plan, task_of(n, codes), begin, end, scratch());
+    });
+    if (nan) poison(n);
+  }
+}
+
+}  // namespace cpu::conv
+
+namespace {
+
+using namespace cpu::conv;
+
+at::Tensor conv_int8_pack_cpu(const at::Tensor& codes, int64_t groups) {
+  check_conv_codes(codes, groups);
+  const at::Tensor plain = codes.contiguous();
+  const WeightLayout layout = weight_layout(groups, plain.size(1), plain.size(0) / groups, static_cast<int>(plain.dim()) - 2,
+                                            dims_of(plain.sizes().slice(2), 1));
+  at::Tensor packed = at::empty({layout.packed_bytes()}, plain.options().dtype(at::kByte));
+  pack_weight(layout, plain.const_data_ptr<int8_t>(), packed.mutable_data_ptr<uint8_t>());
+  return packed;
+}
+
+at::Tensor conv_int8_unpack_cpu(const at::Tensor& packed_weight) {
+  const WeightLayout layout = layout_of("conv_int8_unpack", packed_weight);
+  std::vector<int64_t> sizes{layout.out_channels(), layout.group_in};
+  sizes.insert(sizes.end(), layout.kernel.end() - layout.spatial_dims, layout.kernel.end());
+  at::Tensor codes = at::empty(sizes, packed_weight.options().dtype(at::kChar));
+  unpack_weight(layout, packed_weight.contiguous().const_data_ptr<uint8_t>(), codes.mutable_data_ptr<int8_t>());
+  return codes;
+}
+
+at::Tensor conv_int8_cpu(const at::Tensor& input, const at::Tensor& packed_weight, const at::Tensor& weight_scale,
+                         const std::optional<at::Tensor>& bias, const at::Tensor& input_scale,
+                         const at::Tensor& input_zero_point, int64_t quant_min, int64_t quant_max,
+                         at::IntArrayRef kernel_size, at::IntArrayRef stride, at::IntArrayRef padding,
+                         at::IntArrayRef dilation, int64_t groups) {
+  const ConvArgs args{"conv_int8", quant_min, quant_max, kernel_size, stride, padding, dilation, groups};
+  check_conv_input_dtype(args.op, input);
+  check_conv_int8(args, input, weight_scale, bias, input_scale, input_zero_point);
+  const WeightLayout layout = layout_of(args.op, packed_weight);
+  TORCH_CHECK_VALUE(layout.groups == groups && layout.in_channels() == input.size(1) &&
+                        layout.out_channels() == weight_scale.size(0) && layout.spatial_dims == static_cast<int>(kernel_size.size()) &&
+                        layout.kernel == dims_of(kernel_size, 1),
+                    "conv_int8: packed_weight must fit the other arguments (", input.size(1), " input channels, ",
+                    weight_scale.size(0), " output channels, kernel ", kernel_size, ", groups ", groups, "), got ",
+                    layout.in_channels(), " input channels, ", layout.out_channels(), " output channels, kernel ",
+                    at::IntArrayRef(layout.kernel).slice(static_cast<size_t>(3 - layout.spatial_dims)), ", groups ", layout.groups);
+  const auto sizes = C10_AS_INTARRAYREF_SLOW(conv_output_sizes(args, input, weight_scale.size(0)));
+  const auto format = input.suggest_memory_format();
+  const InputQparams qparams = input_qparams(args, input_scale, input_zero_point);
+  const at::Tensor scale = checked_scale(args.op, "weight_scale", weight_scale);
+  const at::Tensor b = bias.has_value() && bias->defined() ? bias->to(at::kFloat).contiguous() : at::Tensor();
+  const at::Tensor x = input.to(at::kFloat).contiguous(format);
+  at::Tensor y = at::empty(sizes, x.options(), format);
+  if (y.numel() > 0) {
+    const at::Tensor packed = packed_weight.contiguous();
+    const Plan plan = make_plan(layout, dims_of(x.sizes().slice(2), 1), dims_of(stride, 1), dims_of(padding, 0),
+                                dims_of(dilation, 1), current_kernels().tile_rows);
+    const BatchInput batch{x.const_data_ptr<float>(), nullptr, x.size(0), x.numel() / x.size(0), format != at::MemoryFormat::Contiguous};
+    run_batch(plan, args, batch, qparams, packed.const_data_ptr<uint8_t>(), scale, b, y.mutable_data_ptr<float>());
+  }
+  return y.to(input.scalar_type());
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(torchqat, CPU, m) {
+  m.impl("conv_int8_pack", &conv_int8_pack_cpu);
+  m.impl("conv_int8_unpack", &conv_int8_unpack_cpu);
+  m.impl("conv_int8", &conv_int8_cpu);
+}
+
+}  // namespace torchqat

@@ -1,0 +1,39 @@
+// What the CPU wrappers of the integer convolutions share: tensors to plans, parameters to floats, the threaded run.
+#pragma once
+#include "cpu/kernels/conv_int8.h"
+#include "ops/conv_int8.h"
+
+namespace torchqat::cpu::conv {
+
+Kernels current_kernels();
+
+// Values of the quantisation parameters, one or one for each sample, checked.
+struct InputQparams {
+  std::vector<float> scale, zero_point;
+  float scale_of(int64_t sample) const { return scale.size() == 1 ? scale[0] : scale[static_cast<size_t>(sample)]; }
+  float zero_point_of(int64_t sample) const {
+    return zero_point.size() == 1 ? zero_point[0] : zero_point[static_cast<size_t>(sample)];
+  }
+};
+InputQparams input_qparams(const ConvArgs& args, const at::Tensor& scale, const at::Tensor& zero_point);
+
+// float32 [n], every entry finite and > 0.
+at::Tensor checked_scale(const char* op, const char* name, const at::Tensor& scale);
+
+Dims dims_of(at::IntArrayRef list, int64_t fill);
+
+// Input [N, C, *spatial] as the kernels read it: float32 or codes, dense, channels last or first.
+struct BatchInput {
+  const float* values = nullptr;
+  const uint8_t* codes = nullptr;
+  int64_t samples = 0, sample_size = 0;
+  bool channels_last = false;
+};
+
+// Runs the whole batch: out is dense float32 [N, out, *spatial] in the memory format of the input.
+void run_batch(const Plan& plan, const ConvArgs& args, const BatchInput& input, const InputQparams& qparams,
+               const uint8_t* packed, const at::Tensor& weight_scale, const at::Tensor& bias, float* out);
+
+WeightLayout layout_of(const char* op, const at::Tensor& packed_weight);
+
+}  // namespace torchqat::cpu::conv

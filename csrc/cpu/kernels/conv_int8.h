@@ -1,0 +1,53 @@
+// Integer convolution on the CPU: what the tensor wrappers hand to the kernels of each instruction set.
+//
+//   acc = sum of (q_x - z_x) * q_w, exact;  y = float32(acc) * (s_x * s_w) + b
+//
+// Two steps for each sample. pad_rows writes u8 codes channels-last, plane by plane, with a border of zero points, so
+// that the taps of a kernel row are contiguous; strips then runs a GEMM over them and writes float results.
+#pragma once
+#include <cstdint>
+
+#include "cpu/kernels/conv_plan.h"
+
+namespace torchqat::cpu::conv {
+
+// One sample of input, dense: [depth, height, width, channel] or [channel, depth, height, width]. Exactly one of values
+// and codes is given. Signed grids are shifted by +128 in storage: `shift` is 0 or 128, codes hold shifted values.
+struct Source {
+  const float* values = nullptr;
+  const uint8_t* codes = nullptr;
+  bool channels_last = true;
+  float scale = 1, zero_point = 0, quant_min = 0, quant_max = 255;
+  int shift = 0;
+};
+
+struct Task {
+  const uint8_t* codes = nullptr;   // from pad_rows
+  const uint8_t* packed = nullptr;  // from pack_weight
+  float input_scale = 1;
+  int32_t zero_point = 0;               // as stored: shift included
+  const float* weight_scale = nullptr;  // [1] or [out channels]
+  bool per_channel = false;
+  const float* bias = nullptr;  // [out channels] or null
+  float* out = nullptr;         // one sample, dense, channels_last or not
+  bool channels_last = true;
+};
+
+struct Kernels {
+  int64_t tile_rows;
+  // Rows [begin, end) of padded[0] * padded[1] of every plane. True if a value was NaN. scratch: pad_scratch_bytes.
+  bool (*pad_rows)(const Plan& plan, const Source& source, int64_t begin, int64_t end, uint8_t* codes, uint8_t* scratch);
+  // Strips [begin, end) of plan.strips. scratch: strip_scratch_bytes, 64-byte aligned.
+  void (*strips)(const Plan& plan, const Task& task, int64_t begin, int64_t end, uint8_t* scratch);
+};
+
+constexpr int64_t kPixelBlock = 256;  // pixels transposed at a time
+int64_t pad_scratch_bytes(const Plan& plan);
+int64_t strip_scratch_bytes(const Plan& plan);
+
+Kernels kernels_scalar();
+Kernels kernels_avx2();
+Kernels kernels_avx512();
+Kernels kernels_amx();
+
+}  // namespace torchqat::cpu::conv

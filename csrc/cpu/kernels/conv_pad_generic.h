@@ -1,0 +1,132 @@
+// The first half of a convolution: quantise a sample (or copy its codes) into padded planes of u8 codes, channels last,
+// with a border of zero points. Included by conv_int8_generic.h.
+#pragma once
+#include <algorithm>
+#include <cstring>
+
+#include "cpu/kernels/conv_int8.h"
+#include "cpu/vec/transpose.h"
+#include "cpu/vec/vec.h"
+#include "numerics/affine.h"
+
+namespace torchqat::cpu::conv {
+namespace {
+
+using numerics::Vec;
+
+// to[i] = code of values[i], shifted. Returns nonzero if a value was NaN. Writes n bytes rounded up to whole vectors
+// if `roomy`, exactly n otherwise.
+inline uint32_t quantize_run(const Source& s, const float* values, int64_t n, uint8_t* to, bool roomy) {
+  const Vec scale(s.scale), zero(s.zero_point), low(s.quant_min), high(s.quant_max), shift(static_cast<float>(s.shift));
+  uint32_t nan = 0;
+  const auto code = [&](Vec x) {
+    nan |= numerics::mask_bits(numerics::is_nan(x));
+    return numerics::storable_code(numerics::affine_code(x, scale, zero, low, high), zero) + shift;
+  };
+  int64_t i = 0;
+  for (; i + Vec::size <= n; i += Vec::size) code(Vec::load(values + i)).store_u8(to + i);
+  if (i < n) {
+    const Vec tail = code(Vec::load(values + i, static_cast<int>(n - i)));
+    if (roomy) {
+      tail.store_u8(to + i);
+    } else {
+      uint8_t last[Vec::size];
+      tail.store_u8(last);
+      std::memcpy(to + i, last, static_cast<size_t>(n - i));
+    }
+  }
+  return nan;
+}
+
+inline uint32_t load_run(const Source& s, int64_t at, int64_t n, uint8_t* to, bool roomy) {
+  if (s.values != nullptr) return quantize_run(s, s.values + at, n, to, roomy);
+  std::memcpy(to, s.codes + at, static_cast<size_t>(n));
+  return 0;
+}
+
+// Where interior pixel (z, y, x) of the input lies in a plane of padded codes.
+inline int64_t padded_at(const Plan& p, int64_t z, int64_t y, int64_t x) {
+  return (((z + p.padding[0]) * p.padded[1] + y + p.padding[1]) * p.padded[2] + x + p.padding[2]) * p.weight.plane_in;
+}
+
+inline uint32_t pad_channels_last(const Plan& p, const Source& s, int64_t z, int64_t y, uint8_t* codes, uint8_t* scratch) {
+  const int64_t channels = p.weight.in_channels(), width = p.in[2], cs = p.weight.plane_in;
+  const int64_t at = (z * p.in[1] + y) * width * channels;
+  uint8_t* to = codes + padded_at(p, z, y, 0);
+  if (p.weight.planes == 1) return load_run(s, at, width * channels, to, false);
+  uint32_t nan = 0;
+  for (int64_t x = 0; x < width; ++x) {
+    nan |= load_run(s, at + x * channels, channels, scratch, true);
+    for (int64_t plane = 0; plane < p.weight.planes; ++plane) {
+      const int64_t n = std::min(cs, channels - plane * cs);
+      std::memcpy(to + plane * p.plane_bytes + x * cs, scratch + plane * cs, static_cast<size_t>(n));
+    }
+  }
+  return nan;
+}
+
+// Rows [y, y + rows) of slice z, channels first: kPixelBlock pixels of every channel, then 16 x 16 transposes.
+inline uint32_t pad_channels_first(const Plan& p, const Source& s, int64_t z, int64_t y, int64_t rows, uint8_t* codes,
+                                   uint8_t* scratch) {
+  const int64_t channels = p.weight.in_channels(), width = p.in[2], cs = p.weight.plane_in;
+  const int64_t first = (z * p.in[1] + y) * width, pixels = rows * width;
+  int64_t to[kPixelBlock];
+  uint8_t square[256];
+  uint32_t nan = 0;
+  for (int64_t from = 0; from < pixels; from += kPixelBlock) {
+    const int64_t n = std::min(kPixelBlock, pixels - from);
+    for (int64_t c = 0; c < channels; ++c) {
+      nan |= load_run(s, c * p.in_pixels() + first + from, n, scratch + c * kPixelBlock, true);
+    }
+    for (int64_t i = 0; i < n; ++i) to[i] = padded_at(p, z, y + (from + i) / width, (from + i) % width);
+    for (int64_t plane = 0; plane < p.weight.planes; ++plane) {
+      uint8_t* plane_codes = codes + plane * p.plane_bytes;
+      const int64_t here = std::min(cs, channels - plane * cs);
+      for (int64_t c = 0; c < here; c += 16) {
+        const int64_t bytes = std::min<int64_t>(16, here - c);
+        for (int64_t i = 0; i < n; i += 16) {
+          numerics::transpose_bytes(scratch + (plane * cs + c) * kPixelBlock + i, kPixelBlock, square);
+          const int64_t count = std::min<int64_t>(16, n - i);
+          if (bytes == 16) {
+            for (int64_t j = 0; j < count; ++j) std::memcpy(plane_codes + to[i + j] + c, square + 16 * j, 16);
+          } else {
+            for (int64_t j = 0; j < count; ++j) {
+              uint8_t* pixel = plane_codes + to[i + j] + c;
+              for (int64_t b = 0; b < bytes; ++b) pixel[b] = square[16 * j + b];
+            }
+          }
+        }
+      }
+    }
+  }
+  return nan;
+}
+
+bool pad_rows(const Plan& p, const Source& s, int64_t begin, int64_t end, uint8_t* codes, uint8_t* scratch) {
+  const int border = static_cast<int>(s.zero_point) + s.shift;
+  const int64_t cs = p.weight.plane_in, row_bytes = p.padded[2] * cs, left = p.padding[2] * cs;
+  const int64_t rows_to_block = std::max<int64_t>(1, kPixelBlock / std::max<int64_t>(p.in[2], 1));
+  uint32_t nan = 0;
+  for (int64_t row = begin; row < end;) {
+    const int64_t z = row / p.padded[1] - p.padding[0], y = row % p.padded[1] - p.padding[1];
+    const bool inside = z >= 0 && z < p.in[0] && y >= 0 && y < p.in[1];
+    const int64_t count = inside && !s.channels_last ? std::min({rows_to_block, end - row, p.in[1] - y}) : 1;
+    for (int64_t plane = 0; plane < p.weight.planes; ++plane) {
+      for (int64_t r = 0; r < count; ++r) {
+        uint8_t* to = codes + plane * p.plane_bytes + (row + r) * row_bytes;
+        if (!inside) {
+          std::memset(to, border, static_cast<size_t>(row_bytes));
+        } else if (left > 0) {
+          std::memset(to, border, static_cast<size_t>(left));
+          std::memset(to + row_bytes - left, border, static_cast<size_t>(left));
+        }
+      }
+    }
+    if (inside) nan |= s.channels_last ? pad_channels_last(p, s, z, y, codes, scratch) : pad_channels_first(p, s, z, y, count, codes, scratch);
+    row += count;
+  }
+  return nan != 0;
+}
+
+}  // namespace
+}  // namespace torchqat::cpu::conv

@@ -1,0 +1,238 @@
+// Packing of convolution weights and the plan of a convolution. Plain integer work, compiled once.
+#include "cpu/kernels/conv_plan.h"
+
+#include "cpu/kernels/conv_int8.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace torchqat::cpu::conv {
+namespace {
+
+constexpr uint32_t magic = 0x54415154;  // "TQAT"
+constexpr uint16_t format_conv = 0x0C01;
+constexpr uint16_t version = 1;
+
+int64_t round_up(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// The fixed 64 bytes in front of every packed convolution weight, little endian.
+struct Header {
+  uint32_t magic_word;
+  uint16_t format;
+  uint16_t version;
+  int64_t groups, group_in, group_out;
+  int32_t spatial_dims;
+  int32_t kernel[3];
+  int64_t total_bytes;
+  int64_t reserved;
+};
+static_assert(sizeof(Header) == kHeaderBytes);
+
+}  // namespace
+
+WeightLayout weight_layout(int64_t groups, int64_t group_in, int64_t group_out, int spatial_dims, const Dims& kernel) {
+  WeightLayout w;
+  w.groups = groups;
+  w.group_in = group_in;
+  w.group_out = group_out;
+  w.spatial_dims = spatial_dims;
+  w.kernel = kernel;
+  w.merge = std::clamp<int64_t>(16 / std::max<int64_t>(group_out, 1), 1, groups);
+  if (w.merge * group_in * w.taps() > kSegmentMax) w.merge = 1;
+  if (w.depthwise()) w.merge = groups;
+  w.planes = ceil_div(groups, w.merge);
+  w.plane_in = w.merge * group_in;
+  w.plane_out = w.merge * group_out;
+  w.panels = ceil_div(w.plane_out, kPanel);
+  const int64_t k = (w.depthwise() ? 1 : w.plane_in) * w.taps(), rows = kernel[0] * kernel[1], row = kernel[2] * w.plane_in;
+  w.patch = k > kSegmentMax || rows * round_up(row, 64) >= 2 * round_up(k, 64);
+  w.runs = w.patch ? 1 : rows;
+  w.run_len = w.patch ? k : row;
+  w.run_pad = round_up(w.run_len, 64);
+  w.chunks = ceil_div(k, kSegmentMax);
+  return w;
+}
+
+int64_t WeightLayout::k_offset(int64_t z, int64_t y, int64_t x, int64_t channel) const {
+  const int64_t row = z * kernel[1] + y, within = x * plane_in + channel;
+  return patch ? row * kernel[2] * plane_in + within : row * run_pad + within;
+}
+
+namespace {
+
+// Calls visit(byte offset in the panels, index into the sums, index into the canonical codes) for every weight.
+template <typename Visit>
+void for_each_weight(const WeightLayout& w, Visit visit) {
+  int64_t code = 0;
+  for (int64_t o = 0; o < w.out_channels(); ++o) {
+    const int64_t group = o / w.group_out, plane = group / w.merge;
+    const int64_t column = o - plane * w.plane_out, panel = column / kPanel, lane = column % kPanel;
+    const int64_t base = (plane * w.panels + panel) * w.panel_bytes() + lane * 4;
+    const int64_t sums = (plane * w.panels + panel) * w.chunks * kPanel + lane;
+    for (int64_t c = 0; c < w.group_in; ++c) {
+      const int64_t channel = (group % w.merge) * w.group_in + c;
+      for (int64_t z = 0; z < w.kernel[0]; ++z) {
+        for (int64_t y = 0; y < w.kernel[1]; ++y) {
+          for (int64_t x = 0; x < w.kernel[2]; ++x, ++code) {
+            const int64_t k = w.k_offset(z, y, x, channel);
+            const int64_t chunk = w.chunks > 1 ? k / kSegmentMax : 0;
+            visit(base + k / 4 * (4 * kPanel) + k % 4, sums + chunk * kPanel, code);
+          }
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+
+void pack_weight(const WeightLayout& w, const int8_t* codes, uint8_t* packed) {
+  std::memset(packed, 0, static_cast<size_t>(w.packed_bytes()));
+  Header header{magic, format_conv, version, w.groups, w.group_in, w.group_out, w.spatial_dims, {}, w.packed_bytes(), 0};
+  for (int d = 0; d < 3; ++d) header.kernel[d] = static_cast<int32_t>(w.kernel[static_cast<size_t>(d)]);
+  std::memcpy(packed, &header, sizeof header);
+  uint8_t* panels = packed + kHeaderBytes;
+  auto* sums = reinterpret_cast<int32_t*>(panels + w.weight_bytes());
+  if (w.depthwise()) {
+    uint8_t* rows = panels + 4 * w.sum_count();
+    for (int64_t c = 0; c < w.groups; ++c) {
+      for (int64_t t = 0; t < w.taps(); ++t) {
+        rows[t * w.groups + c] = static_cast<uint8_t>(codes[c * w.taps() + t]);
+        sums[c] += codes[c * w.taps() + t];
+      }
+    }
+    return;
+  }
+  for_each_weight(w, [&](int64_t at, int64_t sum, int64_t code) {
+    panels[at] = static_cast<uint8_t>(codes[code]);
+    sums[sum] += codes[code];
+  });
+}
+
+void unpack_weight(const WeightLayout& w, const uint8_t* packed, int8_t* codes) {
+  if (w.depthwise()) {
+    const int8_t* rows = packed_depthwise(w, packed);
+    for (int64_t c = 0; c < w.groups; ++c) {
+      for (int64_t t = 0; t < w.taps(); ++t) codes[c * w.taps() + t] = rows[t * w.groups + c];
+    }
+    return;
+  }
+  const int8_t* panels = packed_codes(packed);
+  for_each_weight(w, [&](int64_t at, int64_t, int64_t code) { codes[code] = panels[at]; });
+}
+
+std::string read_header(const uint8_t* packed, int64_t bytes, WeightLayout* layout) {
+  Header header;
+  if (bytes < kHeaderBytes) return "is shorter than its header";
+  std::memcpy(&header, packed, sizeof header);
+  if (header.magic_word != magic) return "is not a torchqat packed weight";
+  if (header.format != format_conv) return "is packed for another op (format " + std::to_string(header.format) + ")";
+  if (header.version != version) {
+    return "has format version " + std::to_string(header.version) + ", this build reads version " + std::to_string(version);
+  }
+  Dims kernel;
+  for (int d = 0; d < 3; ++d) kernel[static_cast<size_t>(d)] = header.kernel[d];
+  constexpr int64_t limit = int64_t{1} << 31;
+  const int64_t sizes[] = {header.groups, header.group_in, header.group_out, kernel[0], kernel[1], kernel[2]};
+  double elements = 1;
+  for (int64_t size : sizes) {
+    if (size < 1 || size > limit) return "has a damaged header";
+    elements *= static_cast<double>(size);
+  }
+  if (elements > static_cast<double>(bytes) || header.spatial_dims < 1 || header.spatial_dims > 3) {
+    return "has a damaged header";
+  }
+  *layout = weight_layout(header.groups, header.group_in, header.group_out, header.spatial_dims, kernel);
+  if (layout->packed_bytes() != bytes || header.total_bytes != bytes) return "has the wrong size";
+  return {};
+}
+
+Dims output_size(const Dims& in, const Dims& kernel, const Dims& stride, const Dims& padding, const Dims& dilation) {
+  Dims out{};
+  for (size_t d = 0; d < 3; ++d) {
+    const int64_t room = in[d] + 2 * padding[d] - dilation[d] * (kernel[d] - 1) - 1;
+    out[d] = room < 0 ? 0 : room / stride[d] + 1;
+  }
+  return out;
+}
+
+int64_t Plan::codes_bytes() const { return weight.planes * plane_bytes + 64 + 32 * row_stride + weight.run_pad; }
+
+Plan make_plan(const WeightLayout& weight, const Dims& in, const Dims& stride, const Dims& padding, const Dims& dilation,
+               int64_t tile_rows) {
+  Plan p;
+  p.weight = weight;
+  p.in = in;
+  p.stride = stride;
+  p.padding = padding;
+  p.dilation = dilation;
+  p.out = output_size(in, weight.kernel, stride, padding, dilation);
+  for (size_t d = 0; d < 3; ++d) p.padded[d] = in[d] + 2 * padding[d];
+  const int64_t cs = weight.plane_in, wp = p.padded[2], ow = p.out[2];
+  p.plane_bytes = p.padded[0] * p.padded[1] * wp * cs;
+
+  const auto use = [&](int64_t length) {  // share of the tiles' rows that a line of this length fills
+    return static_cast<double>(length) / static_cast<double>(round_up(std::max<int64_t>(length, 1), tile_rows));
+  };
+  const bool direct = !(dilation[2] > 1 && weight.kernel[2] > 1) && !(weight.patch && weight.kernel[0] * weight.kernel[1] > 1);
+  const int64_t flat_len = (p.out[1] - 1) * wp + ow;
+  const double line_use = use(ow);
+  const double flat_use = stride[1] == 1 && stride[2] == 1
+                              ? use(flat_len) * static_cast<double>(p.out[1] * ow) / static_cast<double>(std::max<int64_t>(flat_len, 1))
+                              : 0.0;
+  p.walk = weight.depthwise() ? Walk::lines : !direct || std::max(line_use, flat_use) < 0.55 ? Walk::gather : flat_use > line_use ? Walk::flat : Walk::lines;
+  // Short lines leave too few independent sums in flight; whole rows of one pixel are better run together.
+  if (p.walk == Walk::lines && ow < 3 && !weight.depthwise() && p.out_pixels() > ow) p.walk = flat_use > 0.6 ? Walk::flat : Walk::gather;
+
+  switch (p.walk) {
+    case Walk::lines: p.line_len = ow, p.lines_per_slice = p.out[1]; break;
+    case Walk::flat: p.line_len = flat_len, p.lines_per_slice = 1; break;
+    case Walk::gather: p.line_len = p.out_pixels(), p.lines_per_slice = 1; break;
+  }
+  p.strips_per_line = ceil_div(p.line_len, kStrip);
+  p.strips = p.strips_per_line * p.lines_per_slice * (p.walk == Walk::gather ? 1 : p.out[0]);
+  if (p.out_pixels() == 0) p.strips = 0;
+  p.row_stride = p.walk == Walk::gather ? weight.k_pad() : stride[2] * cs;
+
+  const auto tap = [&](int64_t z, int64_t y, int64_t x) {
+    return ((z * dilation[0] * p.padded[1] + y * dilation[1]) * wp + x * dilation[2]) * cs;
+  };
+  if (p.walk == Walk::gather) {
+    const bool joined = dilation[2] == 1;  // neighbouring taps of a kernel row lie side by side
+    for (int64_t z = 0; z < weight.kernel[0]; ++z) {
+      for (int64_t y = 0; y < weight.kernel[1]; ++y) {
+        for (int64_t x = 0; x < (joined ? 1 : weight.kernel[2]); ++x) {
+          p.pieces.push_back({tap(z, y, x), weight.k_offset(z, y, x, 0), joined ? weight.kernel[2] * cs : cs});
+        }
+      }
+    }
+  }
+  if (weight.depthwise()) {
+    for (int64_t t = 0; t < weight.taps(); ++t) {
+      p.taps.push_back(tap(t / (weight.kernel[1] * weight.kernel[2]), t / weight.kernel[2] % weight.kernel[1], t % weight.kernel[2]));
+    }
+  } else if (weight.chunks > 1) {
+    for (int64_t k = 0; k < weight.run_len; k += kSegmentMax) {
+      p.runs.push_back({k, k * kPanel, ceil_div(std::min(kSegmentMax, weight.run_len - k), 4)});
+    }
+  } else {
+    for (int64_t r = 0; r < weight.runs; ++r) {
+      const int64_t from = p.walk == Walk::gather || weight.patch ? r * weight.run_pad : tap(r / weight.kernel[1], r % weight.kernel[1], 0);
+      p.runs.push_back({from, r * weight.run_pad * kPanel, ceil_div(weight.run_len, 4)});
+    }
+  }
+  return p;
+}
+
+int64_t pad_scratch_bytes(const Plan& plan) {
+  // Transposes read whole 16 x 16 squares; a pixel of all channels may end in a partial vector.
+  return (plan.weight.in_channels() + 16) * kPixelBlock + 64 + 64 * 16;
+}
+
+int64_t strip_scratch_bytes(const Plan& plan) {
+  const WeightLayout& w = plan.weight;
+  return (2 * kStrip + 16) * kPanel * 4 + round_up(plan.gather_bytes(), 64) + 4 * (w.sum_count() + 2 * w.planes * w.panels * kPanel);
+}
+
+}  // namespace torchqat::cpu::conv

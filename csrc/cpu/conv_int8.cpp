@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "cpu/isa.h"
+#include "ops/packed_header.h"
 
 namespace torchqat {
 namespace cpu::conv {
@@ -63,12 +64,37 @@ Dims dims_of(at::IntArrayRef list, int64_t fill) {
   return dims;
 }
 
-WeightLayout layout_of(const char* op, const at::Tensor& packed_weight) {
-  check_conv_packed(op, packed_weight);
+namespace {
+
+constexpr uint32_t format_version = 1;
+
+// groups, in and out channels of a group, kernel (0 for a missing leading dimension).
+PackedSizes packed_sizes(const WeightLayout& w) {
+  PackedSizes sizes{w.groups, w.group_in, w.group_out, 0, 0, 0};
+  for (int d = 3 - w.spatial_dims; d < 3; ++d) sizes[static_cast<size_t>(3 + d)] = w.kernel[static_cast<size_t>(d)];
+  return sizes;
+}
+
+}  // namespace
+
+WeightLayout layout_of(const char* op, const at::Tensor& packed) {
+  const PackedSizes s = read_packed(op, "packed_weight", packed, PackedFormat::conv_int8, format_version);
+  int spatial_dims = 3;
+  if (s[3] == 0) spatial_dims = s[4] == 0 ? 1 : 2;
+  const Dims kernel{std::max<int64_t>(s[3], 1), std::max<int64_t>(s[4], 1), s[5]};
+  // In doubles, so that damaged sizes cannot overflow.
+  double codes = 1;
+  bool sound = true;
+  for (int64_t size : {s[0], s[1], s[2], kernel[0], kernel[1], kernel[2]}) {
+    sound = sound && size >= 1;
+    codes *= static_cast<double>(size);
+  }
+  sound = sound && codes < static_cast<double>(packed.numel());
   WeightLayout layout;
-  const at::Tensor packed = packed_weight.contiguous();
-  const std::string wrong = read_header(packed.const_data_ptr<uint8_t>(), packed.numel(), &layout);
-  TORCH_CHECK_VALUE(wrong.empty(), op, ": packed_weight ", wrong, "; it must come from conv_int8_pack");
+  if (sound) layout = weight_layout(s[0], s[1], s[2], spatial_dims, kernel);
+  TORCH_CHECK_VALUE(sound && layout.packed_bytes() == packed.numel(), op,
+                    ": packed_weight must have the size that its header says; it is truncated or damaged, got ",
+                    packed.numel(), " bytes");
   return layout;
 }
 
@@ -145,7 +171,8 @@ at::Tensor conv_int8_pack_cpu(const at::Tensor& codes, int64_t groups) {
   const at::Tensor plain = codes.contiguous();
   const WeightLayout layout = weight_layout(groups, plain.size(1), plain.size(0) / groups, static_cast<int>(plain.dim()) - 2,
                                             dims_of(plain.sizes().slice(2), 1));
-  at::Tensor packed = at::empty({layout.packed_bytes()}, plain.options().dtype(at::kByte));
+  at::Tensor packed = make_packed(PackedFormat::conv_int8, format_version, packed_sizes(layout),
+                                  layout.packed_bytes() - kHeaderBytes);
   pack_weight(layout, plain.const_data_ptr<int8_t>(), packed.mutable_data_ptr<uint8_t>());
   return packed;
 }
@@ -155,7 +182,7 @@ at::Tensor conv_int8_unpack_cpu(const at::Tensor& packed_weight) {
   std::vector<int64_t> sizes{layout.out_channels(), layout.group_in};
   sizes.insert(sizes.end(), layout.kernel.end() - layout.spatial_dims, layout.kernel.end());
   at::Tensor codes = at::empty(sizes, packed_weight.options().dtype(at::kChar));
-  unpack_weight(layout, packed_weight.contiguous().const_data_ptr<uint8_t>(), codes.mutable_data_ptr<int8_t>());
+  unpack_weight(layout, packed_weight.const_data_ptr<uint8_t>(), codes.mutable_data_ptr<int8_t>());
   return codes;
 }
 
@@ -175,19 +202,18 @@ at::Tensor conv_int8_cpu(const at::Tensor& input, const at::Tensor& packed_weigh
                     weight_scale.size(0), " output channels, kernel ", kernel_size, ", groups ", groups, "), got ",
                     layout.in_channels(), " input channels, ", layout.out_channels(), " output channels, kernel ",
                     at::IntArrayRef(layout.kernel).slice(static_cast<size_t>(3 - layout.spatial_dims)), ", groups ", layout.groups);
-  const auto sizes = C10_AS_INTARRAYREF_SLOW(conv_output_sizes(args, input, weight_scale.size(0)));
+  const auto sizes = conv_output_sizes(args, input, weight_scale.size(0));
   const auto format = input.suggest_memory_format();
   const InputQparams qparams = input_qparams(args, input_scale, input_zero_point);
   const at::Tensor scale = checked_scale(args.op, "weight_scale", weight_scale);
   const at::Tensor b = bias.has_value() && bias->defined() ? bias->to(at::kFloat).contiguous() : at::Tensor();
   const at::Tensor x = input.to(at::kFloat).contiguous(format);
-  at::Tensor y = at::empty(sizes, x.options(), format);
+  at::Tensor y = at::empty_symint(sizes, x.options(), format);
   if (y.numel() > 0) {
-    const at::Tensor packed = packed_weight.contiguous();
     const Plan plan = make_plan(layout, dims_of(x.sizes().slice(2), 1), dims_of(stride, 1), dims_of(padding, 0),
                                 dims_of(dilation, 1), current_kernels().tile_rows);
     const BatchInput batch{x.const_data_ptr<float>(), nullptr, x.size(0), x.numel() / x.size(0), format != at::MemoryFormat::Contiguous};
-    run_batch(plan, args, batch, qparams, packed.const_data_ptr<uint8_t>(), scale, b, y.mutable_data_ptr<float>());
+    run_batch(plan, args, batch, qparams, packed_weight.const_data_ptr<uint8_t>(), scale, b, y.mutable_data_ptr<float>());
   }
   return y.to(input.scalar_type());
 }

@@ -1,6 +1,7 @@
 // conv_int8: schemas, checks and C++ entry.
 #include "ops/conv_int8.h"
 
+#include "cpu/kernels/conv_plan.h"
 #include "torchqat/conv_int8.h"
 
 namespace torchqat {
@@ -27,10 +28,11 @@ void check_conv_codes(const at::Tensor& codes, int64_t groups) {
                     " output channels, got ", groups);
 }
 
-void check_conv_packed(const char* op, const at::Tensor& packed) {
-  TORCH_CHECK_TYPE(packed.scalar_type() == at::kByte, op, ": packed_weight must be uint8, got ", packed.scalar_type());
-  TORCH_CHECK_VALUE(packed.dim() == 1, op, ": packed_weight must be 1-D, as conv_int8_pack returns it, got shape ",
-                    packed.sym_sizes());
+int64_t conv_packed_bytes(const at::Tensor& codes, int64_t groups) {
+  cpu::conv::Dims kernel{1, 1, 1};
+  const int64_t spatial = codes.dim() - 2;
+  for (int64_t d = 0; d < spatial; ++d) kernel[static_cast<size_t>(3 - spatial + d)] = codes.size(2 + d);
+  return cpu::conv::weight_layout(groups, codes.size(1), codes.size(0) / groups, static_cast<int>(spatial), kernel).packed_bytes();
 }
 
 namespace {

@@ -16,7 +16,7 @@ void check_conv_int8(const ConvArgs& args, const at::Tensor& input, const at::Te
                      const std::optional<at::Tensor>& bias, const at::Tensor& input_scale, const at::Tensor& input_zero_point);
 void check_conv_input_dtype(const char* op, const at::Tensor& input);
 void check_conv_codes(const at::Tensor& codes, int64_t groups);
-void check_conv_packed(const char* op, const at::Tensor& packed_weight);
+int64_t conv_packed_bytes(const at::Tensor& codes, int64_t groups);
 
 // [N, out, *spatial], after checking that no size is below 1.
 c10::SymDimVector conv_output_sizes(const ConvArgs& args, const at::Tensor& input, const c10::SymInt& out_channels);

@@ -9,25 +9,8 @@
 namespace torchqat::cpu::conv {
 namespace {
 
-constexpr uint32_t magic = 0x54415154;  // "TQAT"
-constexpr uint16_t format_conv = 0x0C01;
-constexpr uint16_t version = 1;
-
 int64_t round_up(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-// The fixed 64 bytes in front of every packed convolution weight, little endian.
-struct Header {
-  uint32_t magic_word;
-  uint16_t format;
-  uint16_t version;
-  int64_t groups, group_in, group_out;
-  int32_t spatial_dims;
-  int32_t kernel[3];
-  int64_t total_bytes;
-  int64_t reserved;
-};
-static_assert(sizeof(Header) == kHeaderBytes);
 
 }  // namespace
 
@@ -88,10 +71,7 @@ void for_each_weight(const WeightLayout& w, Visit visit) {
 }  // namespace
 
 void pack_weight(const WeightLayout& w, const int8_t* codes, uint8_t* packed) {
-  std::memset(packed, 0, static_cast<size_t>(w.packed_bytes()));
-  Header header{magic, format_conv, version, w.groups, w.group_in, w.group_out, w.spatial_dims, {}, w.packed_bytes(), 0};
-  for (int d = 0; d < 3; ++d) header.kernel[d] = static_cast<int32_t>(w.kernel[static_cast<size_t>(d)]);
-  std::memcpy(packed, &header, sizeof header);
+  std::memset(packed + kHeaderBytes, 0, static_cast<size_t>(w.packed_bytes() - kHeaderBytes));
   uint8_t* panels = packed + kHeaderBytes;
   auto* sums = reinterpret_cast<int32_t*>(panels + w.weight_bytes());
   if (w.depthwise()) {
@@ -120,32 +100,6 @@ void unpack_weight(const WeightLayout& w, const uint8_t* packed, int8_t* codes) 
   }
   const int8_t* panels = packed_codes(packed);
   for_each_weight(w, [&](int64_t at, int64_t, int64_t code) { codes[code] = panels[at]; });
-}
-
-std::string read_header(const uint8_t* packed, int64_t bytes, WeightLayout* layout) {
-  Header header;
-  if (bytes < kHeaderBytes) return "is shorter than its header";
-  std::memcpy(&header, packed, sizeof header);
-  if (header.magic_word != magic) return "is not a torchqat packed weight";
-  if (header.format != format_conv) return "is packed for another op (format " + std::to_string(header.format) + ")";
-  if (header.version != version) {
-    return "has format version " + std::to_string(header.version) + ", this build reads version " + std::to_string(version);
-  }
-  Dims kernel;
-  for (int d = 0; d < 3; ++d) kernel[static_cast<size_t>(d)] = header.kernel[d];
-  constexpr int64_t limit = int64_t{1} << 31;
-  const int64_t sizes[] = {header.groups, header.group_in, header.group_out, kernel[0], kernel[1], kernel[2]};
-  double elements = 1;
-  for (int64_t size : sizes) {
-    if (size < 1 || size > limit) return "has a damaged header";
-    elements *= static_cast<double>(size);
-  }
-  if (elements > static_cast<double>(bytes) || header.spatial_dims < 1 || header.spatial_dims > 3) {
-    return "has a damaged header";
-  }
-  *layout = weight_layout(header.groups, header.group_in, header.group_out, header.spatial_dims, kernel);
-  if (layout->packed_bytes() != bytes || header.total_bytes != bytes) return "has the wrong size";
-  return {};
 }
 
 Dims output_size(const Dims& in, const Dims& kernel, const Dims& stride, const Dims& padding, const Dims& dilation) {

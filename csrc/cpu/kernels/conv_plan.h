@@ -4,7 +4,6 @@
 #pragma once
 #include <array>
 #include <cstdint>
-#include <string>
 #include <vector>
 
 namespace torchqat::cpu::conv {
@@ -14,7 +13,7 @@ using Dims = std::array<int64_t, 3>;
 constexpr int64_t kPanel = 64;          // output channels of a weight panel
 constexpr int64_t kSegmentMax = 65536;  // longest int32 sum of the contract
 constexpr int64_t kStrip = 128;         // output pixels worked on at a time
-constexpr int64_t kHeaderBytes = 64;
+constexpr int64_t kHeaderBytes = 64;  // of any packed weight
 
 // Weights of every group, in what order they are packed. Small groups are merged into one block-diagonal plane of up to
 struct WeightLayout {
@@ -51,13 +50,10 @@ struct WeightLayout {
 WeightLayout weight_layout(int64_t groups, int64_t group_in, int64_t group_out, int spatial_dims, const Dims& kernel);
 
 // codes int8 [groups * group_out, group_in, *kernel] <-> the packed form:
-//   header | int8 [planes][panels][k_pad / 4][64][4] | int32 sums over K [planes][panels][chunks][64] |
+//   header (the caller's) | int8 [planes][panels][k_pad / 4][64][4] | int32 sums over K [planes][panels][chunks][64] |
 //   depthwise: int8 codes [taps][groups]
 void pack_weight(const WeightLayout& layout, const int8_t* codes, uint8_t* packed);
 void unpack_weight(const WeightLayout& layout, const uint8_t* packed, int8_t* codes);
-
-// Reads the header. Returns an empty string, or what is wrong with it.
-std::string read_header(const uint8_t* packed, int64_t bytes, WeightLayout* layout);
 
 inline const int8_t* packed_codes(const uint8_t* packed) {
   return reinterpret_cast<const int8_t*>(packed + kHeaderBytes);

@@ -7,21 +7,36 @@ set(TORCHQAT_KERNEL_SOURCES
   csrc/cpu/kernels/conv_int8_scalar.cpp
   csrc/cpu/kernels/conv_plan.cpp
   csrc/cpu/kernels/embedding_scalar.cpp
+  csrc/cpu/kernels/gemm_u8s8_amx.cpp
+  csrc/cpu/kernels/gemm_u8s8_avx2.cpp
+  csrc/cpu/kernels/gemm_u8s8_avx512.cpp
+  csrc/cpu/kernels/gemm_u8s8_scalar.cpp
+  csrc/cpu/kernels/pack_s8_avx2.cpp
+  csrc/cpu/kernels/pack_s8_avx512.cpp
+  csrc/cpu/kernels/pack_s8_scalar.cpp
   csrc/cpu/kernels/packing_scalar.cpp
+  csrc/cpu/kernels/quantize_rows_avx2.cpp
+  csrc/cpu/kernels/quantize_rows_avx512.cpp
+  csrc/cpu/kernels/quantize_rows_scalar.cpp
 )
 
 set(TORCHQAT_TORCH_SOURCES
   csrc/autocast/conv_int8.cpp
+  csrc/autocast/linear_int8.cpp
   csrc/cpu/conv_int8.cpp
   csrc/cpu/embedding.cpp
+  csrc/cpu/int8_gemm.cpp
   csrc/cpu/isa_ops.cpp
+  csrc/cpu/linear_int8.cpp
   csrc/cpu/packing.cpp
   csrc/meta/conv_int8.cpp
   csrc/meta/embedding.cpp
+  csrc/meta/linear_int8.cpp
   csrc/meta/packing.cpp
   csrc/ops/conv_int8.cpp
   csrc/ops/embedding.cpp
   csrc/ops/library.cpp
+  csrc/ops/linear_int8.cpp
   csrc/ops/packed_header.cpp
   csrc/ops/packing.cpp
 )
@@ -33,6 +48,7 @@ set(TORCHQAT_PUBLIC_HEADERS
   csrc/include/torchqat/conv_int8.h
   csrc/include/torchqat/embedding.h
   csrc/include/torchqat/export.h
+  csrc/include/torchqat/linear_int8.h
   csrc/include/torchqat/packing.h
   csrc/include/torchqat/torchqat.h
 )

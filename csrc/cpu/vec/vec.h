@@ -3,6 +3,7 @@
 #pragma once
 #include <cstring>
 
+#include "cpu/vec/half_types.h"
 #include "numerics/rounding.h"
 
 #if defined(__AVX512F__)
@@ -12,3 +13,4 @@
 #else
 #include "cpu/vec/vec_scalar.h"
 #endif
+#include "cpu/vec/vec_double.h"

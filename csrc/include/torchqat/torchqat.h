@@ -4,4 +4,5 @@
 
 #include <torchqat/conv_int8.h>
 #include <torchqat/embedding.h>
+#include <torchqat/linear_int8.h>
 #include <torchqat/packing.h>

@@ -1,0 +1,182 @@
+// Tensors to integer GEMM kernels.
+#include "cpu/int8_gemm.h"
+
+#include <cmath>
+#include <limits>
+
+#include "cpu/isa.h"
+#include "cpu/kernels/panels.h"
+#include "ops/linear_int8.h"
+#include "ops/packed_header.h"
+
+namespace torchqat {
+namespace {
+
+// Below this many multiplications a second thread costs more than it brings.
+constexpr int64_t kSerialWork = 1 << 18;
+// A block of rows of this size stays in the second-level cache while the panels pass.
+constexpr int64_t kBlockBytes = 1 << 20;
+// A multiple of every path's rows per tile (6 and 32).
+constexpr int64_t kBlockRows = 96;
+
+}  // namespace
+
+cpu::FloatType float_type(at::ScalarType dtype) {
+  return dtype == at::kBFloat16 ? cpu::FloatType::bfloat16
+         : dtype == at::kHalf   ? cpu::FloatType::float16
+                                : cpu::FloatType::float32;
+}
+
+at::Tensor read_scale(const char* op, const char* name, const at::Tensor& scale, bool learned) {
+  at::Tensor values = scale.detach().to(at::kFloat).contiguous().view(-1);
+  if (learned) return values.clamp_min(std::numeric_limits<float>::min());
+  const float* s = values.const_data_ptr<float>();
+  for (int64_t i = 0; i < values.numel(); ++i) {
+    TORCH_CHECK_VALUE(std::isfinite(s[i]) && s[i] > 0, op, ": ", name, " must be finite and > 0, got ", s[i], " at ", i);
+  }
+  return values;
+}
+
+InputQParams read_input_qparams(const char* op, const at::Tensor& scale, const at::Tensor& zero_point, int64_t quant_min,
+                                int64_t quant_max, bool learned) {
+  InputQParams q;
+  q.shift = quant_min < 0 ? 128 : 0;
+  q.quant_min = quant_min + q.shift;
+  q.quant_max = quant_max + q.shift;
+  q.scale = read_scale(op, "input_scale", scale, learned);
+  q.stride = q.scale.numel() == 1 ? 0 : 1;
+  const int64_t count = q.scale.numel();
+  q.zero_point = at::empty({count}, at::kInt);
+  auto* out = q.zero_point.mutable_data_ptr<int32_t>();
+  if (at::isFloatingType(zero_point.scalar_type())) {
+    const at::Tensor rounded = zero_point.detach().to(at::kFloat).round().clamp(quant_min, quant_max).contiguous();
+    const float* z = rounded.const_data_ptr<float>();
+    for (int64_t i = 0; i < count; ++i) {
+      TORCH_CHECK_VALUE(!std::isnan(z[i]), op, ": input_zero_point must not be NaN, got NaN at ", i);
+      out[i] = static_cast<int32_t>(z[i]) + static_cast<int32_t>(q.shift);
+    }
+  } else {
+    const at::Tensor wide = zero_point.to(at::kLong).contiguous();
+    const int64_t* z = wide.const_data_ptr<int64_t>();
+    for (int64_t i = 0; i < count; ++i) {
+      TORCH_CHECK_VALUE(quant_min <= z[i] && z[i] <= quant_max, op, ": input_zero_point must lie within [", quant_min, ", ",
+                        quant_max, "], got ", z[i], " at ", i);
+      out[i] = static_cast<int32_t>(z[i] + q.shift);
+    }
+  }
+  return q;
+}
+
+at::Tensor make_int8_weight(int64_t n, int64_t k) {
+  return make_packed(PackedFormat::linear_int8, kLinearInt8Version, {n, k, 0, 0, 0, 0},
+                     linear_int8_payload(n, k).expect_int());
+}
+
+Int8Weight read_int8_weight(const char* op, const at::Tensor& packed_weight) {
+  const PackedSizes sizes =
+      read_packed(op, "packed_weight", packed_weight, PackedFormat::linear_int8, kLinearInt8Version);
+  Int8Weight w;
+  w.owner = packed_weight;
+  w.n = sizes[0];
+  w.k = sizes[1];
+  TORCH_CHECK_VALUE(w.n >= 0 && w.k >= 0 &&
+                        packed_weight.numel() == kPackedHeaderBytes + linear_int8_payload(w.n, w.k).expect_int(),
+                    op, ": packed_weight must hold ", w.n, " x ", w.k, " codes, got ", packed_weight.numel(), " bytes");
+  w.k_padded = cpu::padded64(w.k);
+  const uint8_t* data = packed_weight.const_data_ptr<uint8_t>() + kPackedHeaderBytes;
+  const int64_t sum_bytes = cpu::segment_count(w.k) * cpu::padded64(w.n) * 4;
+  // A sliced buffer may begin anywhere; sums and panels are read as words.
+  TORCH_CHECK_VALUE(reinterpret_cast<uintptr_t>(data) % 4 == 0, op, ": packed_weight must be aligned to 4 bytes");
+  w.column_sums = reinterpret_cast<const int32_t*>(data);
+  w.panels = reinterpret_cast<const int8_t*>(data + sum_bytes);
+  return w;
+}
+
+cpu::PackedS8 int8_weight_target(const at::Tensor& packed_weight, int64_t n, int64_t k) {
+  uint8_t* data = packed_weight.mutable_data_ptr<uint8_t>() + kPackedHeaderBytes;
+  const int64_t sum_bytes = cpu::segment_count(k) * cpu::padded64(n) * 4;
+  return {n, k, reinterpret_cast<int8_t*>(data + sum_bytes), reinterpret_cast<int32_t*>(data)};
+}
+
+void for_each_block(int64_t rows, int64_t panels, int64_t row_bytes,
+                    const std::function<void(int64_t, int64_t, int64_t, int64_t)>& fn) {
+  if (rows == 0 || panels == 0) return;
+  const int64_t threads = at::get_num_threads();
+  if (threads == 1 || rows * panels * cpu::kPanelColumns * row_bytes <= kSerialWork) {
+    const int64_t block = std::max(kBlockRows, kBlockBytes / std::max<int64_t>(row_bytes, 1) / kBlockRows * kBlockRows);
+    for (int64_t i = 0; i < rows; i += block) fn(i, std::min(rows, i + block), 0, panels);
+    return;
+  }
+  int64_t block = std::max(kBlockRows, kBlockBytes / std::max<int64_t>(row_bytes, 1) / kBlockRows * kBlockRows);
+  if (panels < 4 * threads) block = kBlockRows;
+  const int64_t blocks = (rows + block - 1) / block;
+  at::parallel_for(0, blocks * panels, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t item = begin; item < end;) {
+      const int64_t b = item / panels, p = item % panels, count = std::min(panels - p, end - item);
+      fn(b * block, std::min(rows, (b + 1) * block), p, p + count);
+      item += count;
+    }
+  });
+}
+
+QuantizedRows quantize_rows(const at::Tensor& input, int64_t rows, int64_t k, const InputQParams& qparams, bool with_mask) {
+  QuantizedRows out;
+  const int64_t k_padded = cpu::padded64(k), mask_bytes = (k + 7) / 8;
+  out.codes = at::empty({rows, k_padded}, input.options().dtype(at::kByte));
+  out.nan_rows = at::empty({rows}, input.options().dtype(at::kByte));
+  if (with_mask) out.mask = at::empty({rows, mask_bytes}, input.options().dtype(at::kByte));
+  cpu::QuantizeRows q;
+  q.input = input.const_data_ptr();
+  q.type = float_type(input.scalar_type());
+  q.columns = q.ld_input = k;
+  q.scale = qparams.scale.const_data_ptr<float>();
+  q.zero_point = qparams.zero_point.const_data_ptr<int32_t>();
+  q.stride = qparams.stride;
+  q.quant_min = static_cast<float>(qparams.quant_min);
+  q.quant_max = static_cast<float>(qparams.quant_max);
+  q.codes = out.codes.mutable_data_ptr<uint8_t>();
+  q.ld_codes = k_padded;
+  q.nan_rows = out.nan_rows.mutable_data_ptr<uint8_t>();
+  if (with_mask) {
+    q.mask = out.mask.mutable_data_ptr<uint8_t>();
+    q.ld_mask = mask_bytes;
+  }
+  const auto kernel = cpu::select<cpu::QuantizeRowsFn>(cpu::quantize_rows_scalar, cpu::quantize_rows_avx2,
+                                                       cpu::quantize_rows_avx512);
+  at::parallel_for(0, rows, std::max<int64_t>(1, 32768 / std::max<int64_t>(k, 1)),
+                   [&](int64_t begin, int64_t end) { kernel(q, begin, end); });
+  return out;
+}
+
+at::Tensor int8_gemm(const QuantizedRows& x, int64_t rows, const InputQParams& qparams, const Int8Weight& weight,
+                     const at::Tensor& weight_scale, const std::optional<at::Tensor>& bias, at::ScalarType dtype) {
+  at::Tensor y = at::empty({rows, weight.n}, x.codes.options().dtype(at::kFloat));
+  cpu::GemmU8S8 g;
+  g.m = rows;
+  g.n = weight.n;
+  g.k_padded = weight.k_padded;
+  g.a = x.codes.const_data_ptr<uint8_t>();
+  g.lda = weight.k_padded;
+  g.panels = weight.panels;
+  g.column_sums = weight.column_sums;
+  g.a_zero_point = qparams.zero_point.const_data_ptr<int32_t>();
+  g.a_scale = qparams.scale.const_data_ptr<float>();
+  g.a_stride = qparams.stride;
+  g.b_scale = weight_scale.const_data_ptr<float>();
+  g.b_stride = weight_scale.numel() == 1 ? 0 : 1;
+  at::Tensor float_bias;
+  if (bias.has_value()) {
+    float_bias = bias->detach().to(at::kFloat).contiguous();
+    g.bias = float_bias.const_data_ptr<float>();
+  }
+  g.nan_rows = x.nan_rows.const_data_ptr<uint8_t>();
+  g.out = y.mutable_data_ptr<float>();
+  g.ldo = weight.n;
+  const auto kernel = cpu::select<cpu::GemmU8S8Fn>(cpu::gemm_u8s8_scalar, cpu::gemm_u8s8_avx2, cpu::gemm_u8s8_avx512,
+                                                   cpu::gemm_u8s8_amx);
+  for_each_block(rows, cpu::padded64(weight.n) / cpu::kPanelColumns, weight.k_padded,
+                 [&](int64_t r0, int64_t r1, int64_t p0, int64_t p1) { kernel(g, r0, r1, p0, p1); });
+  return dtype == at::kFloat ? y : y.to(dtype);
+}
+
+}  // namespace torchqat

@@ -1,0 +1,111 @@
+// The loop over tiles and the float epilogue, compiled once per instruction set. Tile multiplies up to 2 * Tile::half rows
+// by one panel:
+//   multiply<op>(a0, rows0, a1, rows1, lda, panel, steps, acc): acc[row][64] is overwritten; rows of a1 go to
+//   acc[half + row]; steps counts the panel's 256-byte rows and is a multiple of 16.
+#pragma once
+#include <cstring>
+#include <limits>
+
+#include "cpu/kernels/gemm_u8s8.h"
+#include "cpu/kernels/panels.h"
+#include "cpu/vec/vec.h"
+#include "numerics/requantize.h"
+
+namespace torchqat::cpu {
+namespace {
+
+using numerics::Vec;
+
+// What the epilogue needs of one panel's columns, padded to whole vectors.
+struct PanelColumns {
+  alignas(64) float scale[kPanelColumns];
+  alignas(64) float bias[kPanelColumns];
+  int64_t first, count;
+  bool has_bias;
+
+  PanelColumns(const GemmU8S8& g, int64_t panel)
+      : first(panel * kPanelColumns), count(std::min(kPanelColumns, g.n - first)), has_bias(g.bias != nullptr) {
+    for (int64_t j = 0; j < kPanelColumns; ++j) {
+      scale[j] = j < count ? g.b_scale[(first + j) * g.b_stride] : 0.0f;
+      bias[j] = has_bias && j < count ? g.bias[first + j] : 0.0f;
+    }
+  }
+};
+
+TORCHQAT_INLINE void finish_float(const GemmU8S8& g, int64_t row, const PanelColumns& columns, const float* y) {
+  float* out = static_cast<float*>(g.out) + row * g.ldo + columns.first;
+  std::memcpy(out, y, static_cast<size_t>(columns.count) * sizeof(float));
+}
+
+TORCHQAT_INLINE void finish_codes(const GemmU8S8& g, int64_t row, const PanelColumns& columns, const float* y) {
+  alignas(64) uint8_t codes[kPanelColumns];
+  for (int64_t j = 0; j < kPanelColumns; j += Vec::size) {
+    numerics::integer_layer_code(Vec::load(y + j), g.relu, Vec(g.out_scale), Vec(g.out_zero_point), Vec(g.out_min),
+                                 Vec(g.out_max))
+        .store_u8(codes + j);
+  }
+  std::memcpy(static_cast<uint8_t*>(g.out) + row * g.ldo + columns.first, codes, static_cast<size_t>(columns.count));
+}
+
+// One row of one panel; load(j) gives the exact sums of columns j... as floats.
+template <typename Load>
+TORCHQAT_INLINE void finish_row(const GemmU8S8& g, int64_t row, const PanelColumns& columns, Load load) {
+  const Vec a_scale(g.a_scale[row * g.a_stride]);
+  const bool direct = g.output == GemmOutput::float32 && columns.count == kPanelColumns;
+  alignas(64) float buffer[kPanelColumns];
+  float* y = direct ? static_cast<float*>(g.out) + row * g.ldo + columns.first : buffer;
+  if (g.nan_rows != nullptr && g.nan_rows[row] != 0) {
+    for (int64_t j = 0; j < kPanelColumns; ++j) y[j] = std::numeric_limits<float>::quiet_NaN();
+  } else {
+    for (int64_t j = 0; j < kPanelColumns; j += Vec::size) {
+      const Vec value = numerics::integer_layer_value(load(j), a_scale, Vec::load(columns.scale + j));
+      (columns.has_bias ? value + Vec::load(columns.bias + j) : value).store(y + j);
+    }
+  }
+  if (g.output == GemmOutput::codes) {
+    finish_codes(g, row, columns, y);
+  } else if (!direct) {
+    finish_float(g, row, columns, y);
+  }
+}
+
+template <typename Tile, typename Op>
+void run_gemm_u8s8(const GemmU8S8& g, int64_t row_begin, int64_t row_end, int64_t panel_begin, int64_t panel_end) {
+  constexpr int64_t half = Tile::half, rows_max = 2 * half, columns = kPanelColumns;
+  alignas(64) int32_t acc[rows_max * columns];
+  alignas(64) float total[rows_max * columns];
+  const int64_t n_padded = padded64(g.n), segments = segment_count(g.k_padded);
+  Tile tile;
+  for (int64_t p = panel_begin; p < panel_end; ++p) {
+    const PanelColumns panel_columns(g, p);
+    const auto* panel = reinterpret_cast<const uint8_t*>(g.panels) + p * g.k_padded * columns;
+    for (int64_t i = row_begin; i < row_end; i += rows_max) {
+      const int64_t rows = std::min(rows_max, row_end - i), rows0 = std::min(half, rows);
+      const uint8_t* a = g.a + i * g.lda;
+      for (int64_t s = 0; s < segments; ++s) {
+        const int64_t k = s * kSegment, steps = (std::min(g.k_padded, k + kSegment) - k) / 4;
+        tile.template multiply<Op>(a + k, rows0, a + half * g.lda + k, rows - rows0, g.lda, panel + k * columns, steps, acc);
+        const int32_t* sums = g.column_sums + s * n_padded + p * columns;
+        for (int64_t r = 0; r < rows; ++r) {
+          const int32_t zero_point = g.a_zero_point[(i + r) * g.a_stride];
+          const int32_t* row_acc = acc + r * columns;
+          const auto exact = [&](int64_t j) { return Vec::load_s32_minus(row_acc + j, sums + j, zero_point); };
+          if (segments == 1) {
+            finish_row(g, i + r, panel_columns, exact);
+            continue;
+          }
+          float* row_total = total + r * columns;
+          for (int64_t j = 0; j < columns; j += Vec::size) {
+            (s == 0 ? exact(j) : Vec::load(row_total + j) + exact(j)).store(row_total + j);
+          }
+          if (s == segments - 1) {
+            finish_row(g, i + r, panel_columns, [&](int64_t j) { return Vec::load(row_total + j); });
+          }
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace torchqat::cpu

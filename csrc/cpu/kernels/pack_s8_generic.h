@@ -1,0 +1,80 @@
+// Packing by blocks of 64 columns of weights' rows x 256 of K, compiled once per instruction set. Block::transpose(rows, ld,
+// out, sums) writes 16 rows x 64 k as 16 lines of 64 bytes, 256 apart, and adds each row's sum to sums[16].
+#pragma once
+#include "cpu/kernels/pack_s8.h"
+#include "cpu/kernels/panels.h"
+#include "cpu/kernels/quantize_span_generic.h"
+
+namespace torchqat::cpu {
+namespace {
+
+struct PlainBlock {
+  static void transpose(const int8_t* rows, int64_t ld, int8_t* out, int32_t* sums) {
+    for (int64_t r = 0; r < 16; ++r) {
+      int32_t sum = 0;
+      for (int64_t k = 0; k < 64; ++k) sum += rows[r * ld + k];
+      sums[r] += sum;
+      for (int64_t k4 = 0; k4 < 16; ++k4) std::memcpy(out + k4 * 256 + r * 4, rows + r * ld + k4 * 4, 4);
+    }
+  }
+};
+
+// fill(row, k, count, codes) gives count codes of a weight's row from k on.
+template <typename Block, typename Fill>
+TORCHQAT_INLINE void pack_panel(const PackedS8& packed, int64_t p, Fill fill) {
+  constexpr int64_t block_k = 256;
+  alignas(64) int8_t block[kPanelColumns * block_k];
+  const int64_t k_padded = padded64(packed.k), n_padded = padded64(packed.n);
+  const int64_t first = p * kPanelColumns, rows = std::min(kPanelColumns, packed.n - first);
+  int8_t* panel = packed.panels + p * kPanelColumns * k_padded;
+  int32_t* sums = packed.column_sums + first;
+  std::memset(block + rows * block_k, 0, static_cast<size_t>((kPanelColumns - rows) * block_k));
+  for (int64_t s = 0; s < segment_count(packed.k); ++s) std::memset(sums + s * n_padded, 0, kPanelColumns * sizeof(int32_t));
+  for (int64_t k = 0; k < k_padded; k += block_k) {
+    int32_t* segment_sums = sums + k / kSegment * n_padded;
+    const int64_t count = std::min(block_k, packed.k - k), whole = padded64(count);
+    for (int64_t r = 0; r < rows; ++r) {
+      fill(first + r, k, count, block + r * block_k);
+      std::memset(block + r * block_k + count, 0, static_cast<size_t>(whole - count));
+    }
+    for (int64_t part = 0; part < whole; part += 64) {
+      for (int64_t r = 0; r < kPanelColumns; r += 16) {
+        Block::transpose(block + r * block_k + part, block_k, panel + (k + part) * kPanelColumns + r * 4,
+                         segment_sums + r);
+      }
+    }
+  }
+}
+
+template <typename Block>
+void run_pack_s8(const int8_t* codes, const PackedS8& packed, int64_t panel_begin, int64_t panel_end) {
+  for (int64_t p = panel_begin; p < panel_end; ++p) {
+    pack_panel<Block>(packed, p, [&](int64_t row, int64_t k, int64_t count, int8_t* out) {
+      std::memcpy(out, codes + row * packed.k + k, static_cast<size_t>(count));
+    });
+  }
+}
+
+template <typename Block, typename T>
+void quantize_pack_of(const QuantizeWeights& q, const PackedS8& packed, int64_t panel_begin, int64_t panel_end) {
+  const int64_t ld_mask = (packed.k + 7) / 8;
+  for (int64_t p = panel_begin; p < panel_end; ++p) {
+    pack_panel<Block>(packed, p, [&](int64_t row, int64_t k, int64_t count, int8_t* out) {
+      const Grid grid(q.scale[row * q.stride], 0.0f, q.quant_min, q.quant_max);
+      uint8_t* mask = q.mask != nullptr ? q.mask + row * ld_mask + k / 8 : nullptr;
+      quantize_span(static_cast<const T*>(q.weight) + row * packed.k + k, count, grid, out, mask);
+    });
+  }
+}
+
+template <typename Block>
+void run_quantize_pack_s8(const QuantizeWeights& q, const PackedS8& packed, int64_t panel_begin, int64_t panel_end) {
+  switch (q.type) {
+    case FloatType::float32: return quantize_pack_of<Block, float>(q, packed, panel_begin, panel_end);
+    case FloatType::bfloat16: return quantize_pack_of<Block, Bf16>(q, packed, panel_begin, panel_end);
+    case FloatType::float16: return quantize_pack_of<Block, Half>(q, packed, panel_begin, panel_end);
+  }
+}
+
+}  // namespace
+}  // namespace torchqat::cpu

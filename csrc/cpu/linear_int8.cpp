@@ -1,0 +1,85 @@
+// Deployed int8 linear layers on the CPU.
+#include "ops/linear_int8.h"
+
+#include "cpu/int8_gemm.h"
+#include "cpu/isa.h"
+#include "cpu/kernels/panels.h"
+#include "ops/packed_header.h"
+
+namespace torchqat {
+namespace {
+
+at::Tensor linear_int8_pack_cpu(const at::Tensor& codes) {
+  check_linear_int8_pack(codes);
+  const at::Tensor source = codes.contiguous();
+  const int64_t n = codes.size(0), k = codes.size(1);
+  at::Tensor packed = make_int8_weight(n, k);
+  const cpu::PackedS8 target = int8_weight_target(packed, n, k);
+  const auto kernel = cpu::select<cpu::PackS8Fn>(cpu::pack_s8_scalar, cpu::pack_s8_avx2, cpu::pack_s8_avx512);
+  const int8_t* data = source.const_data_ptr<int8_t>();
+  at::parallel_for(0, cpu::padded64(n) / cpu::kPanelColumns, 1,
+                   [&](int64_t begin, int64_t end) { kernel(data, target, begin, end); });
+  return packed;
+}
+
+at::Tensor linear_int8_unpack_cpu(const at::Tensor& packed_weight) {
+  const Int8Weight weight = read_int8_weight("linear_int8_unpack", packed_weight);
+  at::Tensor codes = at::empty({weight.n, weight.k}, packed_weight.options().dtype(at::kChar));
+  cpu::unpack_s8(weight.panels, weight.n, weight.k, codes.mutable_data_ptr<int8_t>());
+  return codes;
+}
+
+Int8Weight open_weight(const char* op, const at::Tensor& input, const at::Tensor& packed_weight,
+                       const at::Tensor& weight_scale) {
+  Int8Weight weight = read_int8_weight(op, packed_weight);
+  TORCH_CHECK_VALUE(input.size(-1) == weight.k, op, ": input must have shape [..., ", weight.k,
+                    "] for this packed_weight, got ", input.sizes());
+  TORCH_CHECK_VALUE(weight_scale.numel() == weight.n, op, ": weight_scale must have shape [", weight.n,
+                    "] for this packed_weight, got ", weight_scale.sizes());
+  return weight;
+}
+
+at::Tensor linear_int8_cpu(const at::Tensor& input, const at::Tensor& packed_weight, const at::Tensor& weight_scale,
+                           const std::optional<at::Tensor>& bias, const at::Tensor& input_scale,
+                           const at::Tensor& input_zero_point, int64_t quant_min, int64_t quant_max) {
+  constexpr auto op = "linear_int8";
+  const auto sizes = check_linear_int8(op, input, packed_weight, weight_scale, bias, quant_min, quant_max);
+  check_input_qparams(op, input, input_scale, input_zero_point);
+  const Int8Weight weight = open_weight(op, input, packed_weight, weight_scale);
+  const InputQParams qparams = read_input_qparams(op, input_scale, input_zero_point, quant_min, quant_max);
+  const int64_t rows = row_count(input).expect_int();
+  const QuantizedRows x = quantize_rows(input.contiguous(), rows, weight.k, qparams, false);
+  return int8_gemm(x, rows, qparams, weight, read_scale(op, "weight_scale", weight_scale), bias, input.scalar_type())
+      .view_symint(sizes);
+}
+
+at::Tensor linear_int8_dynamic_cpu(const at::Tensor& input, const at::Tensor& packed_weight,
+                                   const at::Tensor& weight_scale, const std::optional<at::Tensor>& bias,
+                                   bool per_token, int64_t quant_min, int64_t quant_max, bool symmetric) {
+  constexpr auto op = "linear_int8_dynamic";
+  const auto sizes = check_linear_int8(op, input, packed_weight, weight_scale, bias, quant_min, quant_max);
+  const Int8Weight weight = open_weight(op, input, packed_weight, weight_scale);
+  const int64_t rows = row_count(input).expect_int();
+  const at::Tensor matrix = input.contiguous().view({rows, weight.k});
+  static const auto choose = c10::Dispatcher::singleton()
+                                 .findSchemaOrThrow("torchqat::choose_qparams", "")
+                                 .typed<std::tuple<at::Tensor, at::Tensor>(const at::Tensor&, c10::SymIntArrayRef,
+                                                                           int64_t, int64_t, bool)>();
+  const c10::SymInt per_row[] = {1, -1};
+  const auto [scale, zero_point] = choose.call(
+      matrix, per_token ? c10::SymIntArrayRef(per_row) : c10::SymIntArrayRef(), quant_min, quant_max, symmetric);
+  const InputQParams qparams = read_input_qparams(op, scale, zero_point, quant_min, quant_max);
+  const QuantizedRows x = quantize_rows(matrix, rows, weight.k, qparams, false);
+  return int8_gemm(x, rows, qparams, weight, read_scale(op, "weight_scale", weight_scale), bias, input.scalar_type())
+      .view_symint(sizes);
+}
+
+TORCH_LIBRARY_IMPL(torchqat, CPU, m) {
+  m.impl("linear_int8_pack", &linear_int8_pack_cpu);
+  m.impl("linear_int8_unpack", &linear_int8_unpack_cpu);
+  m.impl("linear_int8", &linear_int8_cpu);
+  m.impl("linear_int8_dynamic", &linear_int8_dynamic_cpu);
+}
+
+}  // namespace
+}  // namespace torchqat

@@ -1,6 +1,10 @@
 # Every source file of the library, by hand: one line each, sorted, so that a missing file is an error.
 set(TORCHQAT_KERNEL_SOURCES
   csrc/cpu/isa.cpp
+  csrc/cpu/kernels/affine_avx2.cpp
+  csrc/cpu/kernels/affine_avx512.cpp
+  csrc/cpu/kernels/affine_scalar.cpp
+  csrc/cpu/kernels/blocks.cpp
   csrc/cpu/kernels/conv_int8_amx.cpp
   csrc/cpu/kernels/conv_int8_avx2.cpp
   csrc/cpu/kernels/conv_int8_avx512.cpp
@@ -18,27 +22,44 @@ set(TORCHQAT_KERNEL_SOURCES
   csrc/cpu/kernels/quantize_rows_avx2.cpp
   csrc/cpu/kernels/quantize_rows_avx512.cpp
   csrc/cpu/kernels/quantize_rows_scalar.cpp
+  csrc/cpu/kernels/range_avx2.cpp
+  csrc/cpu/kernels/range_avx512.cpp
+  csrc/cpu/kernels/range_scalar.cpp
 )
 
 set(TORCHQAT_TORCH_SOURCES
   csrc/autocast/conv_int8.cpp
   csrc/autocast/linear_int8.cpp
+  csrc/autograd/fake_quantize.cpp
+  csrc/autograd/qparams.cpp
+  csrc/autograd/quantize.cpp
+  csrc/cpu/block_view.cpp
   csrc/cpu/conv_int8.cpp
   csrc/cpu/embedding.cpp
+  csrc/cpu/fake_quantize.cpp
   csrc/cpu/int8_gemm.cpp
   csrc/cpu/isa_ops.cpp
   csrc/cpu/linear_int8.cpp
   csrc/cpu/packing.cpp
+  csrc/cpu/qparams.cpp
+  csrc/cpu/quantize.cpp
   csrc/meta/conv_int8.cpp
   csrc/meta/embedding.cpp
+  csrc/meta/fake_quantize.cpp
   csrc/meta/linear_int8.cpp
   csrc/meta/packing.cpp
+  csrc/meta/qparams.cpp
+  csrc/meta/quantize.cpp
+  csrc/ops/blocks.cpp
   csrc/ops/conv_int8.cpp
   csrc/ops/embedding.cpp
+  csrc/ops/fake_quantize.cpp
   csrc/ops/library.cpp
   csrc/ops/linear_int8.cpp
   csrc/ops/packed_header.cpp
   csrc/ops/packing.cpp
+  csrc/ops/qparams.cpp
+  csrc/ops/quantize.cpp
 )
 
 set(TORCHQAT_CUDA_SOURCES
@@ -48,7 +69,10 @@ set(TORCHQAT_PUBLIC_HEADERS
   csrc/include/torchqat/conv_int8.h
   csrc/include/torchqat/embedding.h
   csrc/include/torchqat/export.h
+  csrc/include/torchqat/fake_quantize.h
   csrc/include/torchqat/linear_int8.h
   csrc/include/torchqat/packing.h
+  csrc/include/torchqat/qparams.h
+  csrc/include/torchqat/quantize.h
   csrc/include/torchqat/torchqat.h
 )

@@ -1,0 +1,85 @@
+// CPU kernels of choose_qparams, qparams_from_range and observe_minmax_.
+#include "ops/torch_headers.h"
+
+#include "cpu/block_view.h"
+#include "cpu/isa.h"
+#include "numerics/qparams.h"
+#include "ops/qparams.h"
+
+namespace torchqat::cpu {
+namespace {
+
+std::tuple<at::Tensor, at::Tensor> choose_qparams(const at::Tensor& input, at::IntArrayRef block_size, int64_t quant_min,
+                                                  int64_t quant_max, bool symmetric) {
+  const auto shape = C10_AS_INTARRAYREF_SLOW(check_choose_qparams("choose_qparams", input, c10::fromIntArrayRefSlow(block_size),
+                                                                  quant_min, quant_max, symmetric));
+  const at::Tensor x = dense(input);
+  at::Tensor scale = at::empty(shape, x.options().dtype(compute_type(x)));
+  at::Tensor zero_point = at::empty(shape, x.options().dtype(at::kInt));
+  if (scale.numel() == 0) return {scale, zero_point};
+  const Blocks blocks = blocks_of(x, block_size);
+  block_qparams(x, blocks, quant_min, quant_max, symmetric, scale.mutable_data_ptr(), zero_point.mutable_data_ptr<int32_t>());
+  return {scale, zero_point};
+}
+
+std::tuple<at::Tensor, at::Tensor> from_range(const at::Tensor& min_val, const at::Tensor& max_val, int64_t quant_min,
+                                              int64_t quant_max, bool symmetric) {
+  const auto compute = compute_type(min_val);
+  const at::Tensor lo = min_val.to(compute).contiguous(), hi = max_val.to(compute).contiguous();
+  at::Tensor scale = at::empty(min_val.sizes(), lo.options());
+  at::Tensor zero_point = at::empty(min_val.sizes(), lo.options().dtype(at::kInt));
+  const int low = static_cast<int>(quant_min), high = static_cast<int>(quant_max);
+  int32_t* z = zero_point.mutable_data_ptr<int32_t>();
+  if (compute == at::kDouble) {
+    range_kernels().qparams_f64(lo.const_data_ptr<double>(), hi.const_data_ptr<double>(), lo.numel(), low, high, symmetric,
+                                scale.mutable_data_ptr<double>(), z);
+  } else {
+    range_kernels().qparams_f32(lo.const_data_ptr<float>(), hi.const_data_ptr<float>(), lo.numel(), low, high, symmetric,
+                                scale.mutable_data_ptr<float>(), z);
+  }
+  return {scale, zero_point};
+}
+
+std::tuple<at::Tensor, at::Tensor> qparams_from_range(const at::Tensor& min_val, const at::Tensor& max_val, int64_t quant_min,
+                                                      int64_t quant_max, bool symmetric) {
+  check_qparams_from_range(min_val, max_val, quant_min, quant_max, symmetric);
+  return from_range(min_val, max_val, quant_min, quant_max, symmetric);
+}
+
+std::tuple<at::Tensor, at::Tensor> observe_minmax(const at::Tensor& input, at::Tensor& min_val, at::Tensor& max_val,
+                                                  at::Tensor& nonfinite_count, at::IntArrayRef block_size,
+                                                  double averaging_constant, int64_t quant_min, int64_t quant_max,
+                                                  bool symmetric) {
+  check_observe_minmax(input, min_val, max_val, nonfinite_count, c10::fromIntArrayRefSlow(block_size), averaging_constant,
+                       quant_min, quant_max, symmetric);
+  const at::Tensor x = dense(input);
+  const Blocks blocks = blocks_of(x, block_size);
+  const int64_t entries = min_val.numel();
+  const auto update = [&](auto zero) {
+    using S = decltype(zero);
+    const auto type = c10::CppTypeToScalarType<S>::value;
+    const at::Tensor lo = at::empty({entries}, x.options().dtype(type)), hi = at::empty({entries}, lo.options());
+    const int64_t bad = entries == 0 ? 0 : block_ranges<S>(x, blocks, lo.mutable_data_ptr<S>(), hi.mutable_data_ptr<S>());
+    const at::Tensor running_lo = min_val.to(type).contiguous(), running_hi = max_val.to(type).contiguous();
+    const S *l = lo.const_data_ptr<S>(), *h = hi.const_data_ptr<S>();
+    S *run_l = running_lo.mutable_data_ptr<S>(), *run_h = running_hi.mutable_data_ptr<S>();
+    for (int64_t i = 0; i < entries; ++i) {
+      numerics::merge_range(l[i], h[i], static_cast<S>(averaging_constant), run_l[i], run_h[i]);
+    }
+    if (!running_lo.is_same(min_val)) min_val.copy_(running_lo);
+    if (!running_hi.is_same(max_val)) max_val.copy_(running_hi);
+    return bad;
+  };
+  const int64_t bad = compute_type(x) == at::kDouble ? update(0.0) : update(0.0f);
+  *nonfinite_count.mutable_data_ptr<int64_t>() += bad;
+  return from_range(min_val, max_val, quant_min, quant_max, symmetric);
+}
+
+TORCH_LIBRARY_IMPL(torchqat, CPU, m) {
+  m.impl("choose_qparams", &choose_qparams);
+  m.impl("qparams_from_range", &qparams_from_range);
+  m.impl("observe_minmax_", &observe_minmax);
+}
+
+}  // namespace
+}  // namespace torchqat::cpu

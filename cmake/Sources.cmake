@@ -11,6 +11,9 @@ set(TORCHQAT_KERNEL_SOURCES
   csrc/cpu/kernels/conv_int8_scalar.cpp
   csrc/cpu/kernels/conv_plan.cpp
   csrc/cpu/kernels/embedding_scalar.cpp
+  csrc/cpu/kernels/float_grid_avx2.cpp
+  csrc/cpu/kernels/float_grid_avx512.cpp
+  csrc/cpu/kernels/float_grid_scalar.cpp
   csrc/cpu/kernels/gemm_u8s8_amx.cpp
   csrc/cpu/kernels/gemm_u8s8_avx2.cpp
   csrc/cpu/kernels/gemm_u8s8_avx512.cpp
@@ -31,12 +34,14 @@ set(TORCHQAT_TORCH_SOURCES
   csrc/autocast/conv_int8.cpp
   csrc/autocast/linear_int8.cpp
   csrc/autograd/fake_quantize.cpp
+  csrc/autograd/float_grid.cpp
   csrc/autograd/qparams.cpp
   csrc/autograd/quantize.cpp
   csrc/cpu/block_view.cpp
   csrc/cpu/conv_int8.cpp
   csrc/cpu/embedding.cpp
   csrc/cpu/fake_quantize.cpp
+  csrc/cpu/float_grid.cpp
   csrc/cpu/int8_gemm.cpp
   csrc/cpu/isa_ops.cpp
   csrc/cpu/linear_int8.cpp
@@ -46,6 +51,7 @@ set(TORCHQAT_TORCH_SOURCES
   csrc/meta/conv_int8.cpp
   csrc/meta/embedding.cpp
   csrc/meta/fake_quantize.cpp
+  csrc/meta/float_grid.cpp
   csrc/meta/linear_int8.cpp
   csrc/meta/packing.cpp
   csrc/meta/qparams.cpp
@@ -54,6 +60,7 @@ set(TORCHQAT_TORCH_SOURCES
   csrc/ops/conv_int8.cpp
   csrc/ops/embedding.cpp
   csrc/ops/fake_quantize.cpp
+  csrc/ops/float_grid.cpp
   csrc/ops/library.cpp
   csrc/ops/linear_int8.cpp
   csrc/ops/packed_header.cpp
@@ -70,6 +77,7 @@ set(TORCHQAT_PUBLIC_HEADERS
   csrc/include/torchqat/embedding.h
   csrc/include/torchqat/export.h
   csrc/include/torchqat/fake_quantize.h
+  csrc/include/torchqat/float_grid.h
   csrc/include/torchqat/linear_int8.h
   csrc/include/torchqat/packing.h
   csrc/include/torchqat/qparams.h

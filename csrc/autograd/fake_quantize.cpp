@@ -3,6 +3,7 @@
 
 #include <ATen/TensorSubclassLikeUtils.h>
 
+#include "autograd/straight_through.h"
 #include "ops/fake_quantize.h"
 
 namespace torchqat {
@@ -12,20 +13,6 @@ using torch::autograd::AutogradContext;
 using torch::autograd::Variable;
 using torch::autograd::variable_list;
 
-void save(AutogradContext* ctx, const at::Tensor& output, const at::Tensor& mask) {
-  ctx->save_for_backward({mask});
-  const auto order = dim_order(output);
-  if (!order.empty()) ctx->saved_data["order"] = std::vector<int64_t>(order.begin(), order.end());
-}
-
-at::Tensor straight_through(AutogradContext* ctx, const at::Tensor& grad) {
-  const auto order = ctx->saved_data.find("order");
-  return fake_quantize_backward(grad, ctx->get_saved_variables()[0],
-                                order == ctx->saved_data.end() ? std::vector<int64_t>{} : order->second.toIntVector());
-}
-
-bool needs_gradient(const at::Tensor& input) { return at::GradMode::is_enabled() && input.requires_grad(); }
-
 struct FakeQuantize : torch::autograd::Function<FakeQuantize> {
   static constexpr bool is_traceable = true;
 
@@ -34,7 +21,7 @@ struct FakeQuantize : torch::autograd::Function<FakeQuantize> {
                           int64_t quant_max) {
     at::AutoDispatchBelowADInplaceOrView below;
     auto [output, mask] = fake_quantize_forward(input, scale, zero_point, block_size, quant_min, quant_max);
-    save(ctx, output, mask);
+    save_mask(ctx, output, mask);
     return output;
   }
 
@@ -58,7 +45,7 @@ struct FakeQuantizeDynamic : torch::autograd::Function<FakeQuantizeDynamic> {
     }
     auto [output, mask, nonfinite] =
         fake_quantize_dynamic_forward(input, block_size, quant_min, quant_max, symmetric, /*save_mask=*/true);
-    save(ctx, output, mask);
+    save_mask(ctx, output, mask);
     return output;
   }
 

@@ -33,6 +33,13 @@ struct QParamsView {
 QParamsView qparams_view(const char* op, const at::Tensor& scale, const std::optional<at::Tensor>& zero_point,
                          at::ScalarType compute, int64_t quant_min, int64_t quant_max);
 
+// Outputs from this size on are written past the cache: they would not stay in it.
+constexpr int64_t stream_bytes = int64_t{8} << 20;
+
+inline bool streams(const at::Tensor& out) {
+  return out.nbytes() >= static_cast<size_t>(stream_bytes) && reinterpret_cast<uintptr_t>(out.const_data_ptr()) % 64 == 0;
+}
+
 // Elements handed to a thread at once.
 constexpr int64_t grain = 64 * tile;
 

@@ -11,13 +11,6 @@
 namespace torchqat::cpu {
 namespace {
 
-// Outputs from this size on are written past the cache: they would not stay in it.
-constexpr int64_t stream_bytes = int64_t{8} << 20;
-
-bool streams(const at::Tensor& out) {
-  return out.nbytes() >= static_cast<size_t>(stream_bytes) && reinterpret_cast<uintptr_t>(out.const_data_ptr()) % 64 == 0;
-}
-
 at::Tensor empty_mask(const at::Tensor& input) {
   return at::empty({(input.numel() + 7) / 8}, input.options().dtype(at::kByte));
 }

@@ -18,9 +18,18 @@ struct Grid {
   V quant_min, quant_max;
 };
 
+struct IntegerGridOp {
+  using Args = AffineArgs;
+  template <typename V>
+  static TORCHQAT_INLINE Grid<V> grid(const Args& a) {
+    using S = typename V::Scalar;
+    return {V(static_cast<S>(a.quant_min)), V(static_cast<S>(a.quant_max))};
+  }
+};
+
 // One vector of each operation; the result says which lanes pass the gradient.
 template <typename T>
-struct FakeQuantize {
+struct FakeQuantize : IntegerGridOp {
   using In = T;
   using Out = T;
   static constexpr bool masks = true;
@@ -38,7 +47,7 @@ struct FakeQuantize {
 };
 
 template <typename T, typename C>
-struct Quantize {
+struct Quantize : IntegerGridOp {
   using In = T;
   using Out = C;
   static constexpr bool masks = false;
@@ -51,7 +60,7 @@ struct Quantize {
 };
 
 template <typename T, typename C>
-struct Dequantize {
+struct Dequantize : IntegerGridOp {
   using In = C;
   using Out = T;
   static constexpr bool masks = false;
@@ -81,9 +90,9 @@ TORCHQAT_INLINE void put_mask(uint8_t* mask, uint32_t bits, int n) {
   if (n > 8) mask[1] = static_cast<uint8_t>(bits >> 8);
 }
 
-template <typename Op, typename V, bool masked, bool stream, typename Params>
+template <typename Op, typename V, bool masked, bool stream, typename Params, typename G>
 TORCHQAT_INLINE void run_chunks(const typename Op::In* in, typename Op::Out* out, uint8_t* mask, int64_t n, const Params& p,
-                                const Grid<V>& g) {
+                                const G& g) {
   int64_t i = 0;
   for (; i + chunk <= n; i += chunk) {
     uint32_t bits = 0;
@@ -107,12 +116,12 @@ TORCHQAT_INLINE void run_chunks(const typename Op::In* in, typename Op::Out* out
 }
 
 template <typename Op, typename V, bool masked, bool stream>
-void affine_range(const AffineArgs& a, int64_t begin, int64_t end) {
+void affine_range(const typename Op::Args& a, int64_t begin, int64_t end) {
   using S = typename V::Scalar;
   const auto* in = static_cast<const typename Op::In*>(a.in);
   auto* out = static_cast<typename Op::Out*>(a.out);
   const S* scale = static_cast<const S*>(a.scale);
-  const Grid<V> grid{V(static_cast<S>(a.quant_min)), V(static_cast<S>(a.quant_max))};
+  const auto grid = Op::template grid<V>(a);
   const auto zero_point = [&](int64_t index) -> S { return a.zero_point ? static_cast<S>(a.zero_point[index]) : S(0); };
   const auto same = [&](int64_t at, int64_t n, int64_t index) {
     const Same<V> p{V(scale[index]), V(zero_point(index))};
@@ -149,7 +158,7 @@ void affine_range(const AffineArgs& a, int64_t begin, int64_t end) {
 }
 
 template <typename Op, typename V>
-void affine(const AffineArgs& a, int64_t begin, int64_t end) {
+void affine(const typename Op::Args& a, int64_t begin, int64_t end) {
   if constexpr (Op::masks) {
     if (a.mask != nullptr) {
       a.stream ? affine_range<Op, V, true, true>(a, begin, end) : affine_range<Op, V, true, false>(a, begin, end);

@@ -14,3 +14,4 @@
 #include "cpu/vec/vec_scalar.h"
 #endif
 #include "cpu/vec/vec_double.h"
+#include "cpu/vec/vec_bits.h"

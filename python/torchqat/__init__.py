@@ -4,5 +4,30 @@ from torchqat._load import build_info, cmake_prefix_path, load_library
 
 load_library()
 
+from torchqat import nn, observers  # noqa: E402  (the modules need the ops)
+from torchqat.config import QConfig, QuantSpec  # noqa: E402
+from torchqat.fake_quantize import FakeQuantize  # noqa: E402
+from torchqat.prepare import (  # noqa: E402
+    freeze_batch_norm,
+    freeze_observers,
+    prepare_qat,
+    set_fake_quant,
+    unfreeze_observers,
+)
+
 __version__ = build_info()["version"]
-__all__ = ["__version__", "build_info", "cmake_prefix_path"]
+__all__ = [
+    "FakeQuantize",
+    "QConfig",
+    "QuantSpec",
+    "__version__",
+    "build_info",
+    "cmake_prefix_path",
+    "freeze_batch_norm",
+    "freeze_observers",
+    "nn",
+    "observers",
+    "prepare_qat",
+    "set_fake_quant",
+    "unfreeze_observers",
+]

@@ -199,9 +199,9 @@ class FakeQuantize(nn.Module):
             scale, zero_point = torch.ops.torchqat.choose_qparams(
                 x, blocks, self.quant_min, self.quant_max, self.symmetric
             )
-        return self._stored(scale * self.range_factor if self.range_factor != 1.0 else scale), zero_point
+        return self.stored(scale * self.range_factor if self.range_factor != 1.0 else scale), zero_point
 
-    def _stored(self, scale: Tensor) -> Tensor:
+    def stored(self, scale: Tensor) -> Tensor:
         """The scale rounded to the dtype that it is stored in, kept positive and finite."""
         if self.round_scale:
             stored = scale.clamp(self.smallest_scale, self.largest_scale).to(self.scale_dtype)
@@ -213,7 +213,7 @@ class FakeQuantize(nn.Module):
         assert log_scale is not None and base_scale is not None
         if not self.initialized and self.training and self.observer_enabled:
             self._start(x)
-        scale = self._stored((base_scale * torch.exp(log_scale)).clamp_min(self.smallest_scale))
+        scale = self.stored((base_scale * torch.exp(log_scale)).clamp_min(self.smallest_scale))
         zero_point = self.zero_point
         if zero_point is not None:
             return scale, zero_point
@@ -272,7 +272,7 @@ class FakeQuantize(nn.Module):
                 scale, zero_point = observer.qparams()
             if self.range_factor != 1.0:
                 scale = scale * self.range_factor
-            return self._stored(scale), zero_point
+            return self.stored(scale), zero_point
         return self._from_data(x.detach())
 
     def grad_scale(self, x: Tensor) -> float:
@@ -284,6 +284,14 @@ class FakeQuantize(nn.Module):
             return 1.0 / math.sqrt(float(numel * self.quant_max))
         return 1.0
 
+    def with_scale(self, x: Tensor, scale: Tensor | None) -> Tensor:
+        """forward with a scale given by the caller (a learned one that BatchNorm was folded into)."""
+        if scale is None or not self.enabled:
+            return self.forward(x)
+        return torch.ops.torchqat.fake_quantize_learned(
+            x, scale, None, self.blocks(x.dim()), self.quant_min, self.quant_max, self.grad_scale(x)
+        )
+
     def forward(self, x: Tensor) -> Tensor:
         if not self.enabled:
             if self.static and self.training:
@@ -292,10 +300,10 @@ class FakeQuantize(nn.Module):
         if self.block_format:
             return self._block_float(x)
         if self.format == "ternary":
-            scale = self._stored(torch.ops.torchqat.choose_scale_ternary(x.detach(), self.blocks(x.dim())))
+            scale = self.stored(torch.ops.torchqat.choose_scale_ternary(x.detach(), self.blocks(x.dim())))
             return torch.ops.torchqat.fake_quantize_ternary(x, scale, self.blocks(x.dim()))
         if self.format == "binary":
-            scale = self._stored(torch.ops.torchqat.choose_scale_binary(x.detach(), self.blocks(x.dim())))
+            scale = self.stored(torch.ops.torchqat.choose_scale_binary(x.detach(), self.blocks(x.dim())))
             return torch.ops.torchqat.fake_quantize_binary(x, scale, self.blocks(x.dim()))
         scale, zero_point = self.qparams(x)
         if self.float_grid:

@@ -1,0 +1,65 @@
+"""Finds the BatchNorms that can be folded into the convolution before them: only where it is certain.
+
+A pair is certain when a traced graph shows that the convolution's one use is this BatchNorm, and each is called once.
+What torch.fx cannot trace is split into its children, down to plain nn.Sequential.
+"""
+
+from collections import Counter
+
+import torch.fx
+from torch import nn
+
+from torchqat.mapping import CONV_BN_TO_QAT
+
+
+class _Tracer(torch.fx.Tracer):
+    def is_leaf_module(self, module, qualified_name):
+        return type(module) in CONV_BN_TO_QAT or super().is_leaf_module(module, qualified_name)
+
+
+def fits(conv: nn.Module, bn: nn.Module) -> bool:
+    """Whether types and sizes allow folding bn into conv."""
+    bn_types, _ = CONV_BN_TO_QAT.get(type(conv), ((), None))
+    return type(bn) in bn_types and bn.num_features == conv.out_channels and bn.running_var is not None
+
+
+def find_conv_bn(model: nn.Module) -> list[tuple[nn.Module, nn.Module]]:
+    """(convolution, BatchNorm) pairs of the model that may be folded."""
+    registered = Counter(id(m) for _, m in model.named_modules(remove_duplicate=False))
+    pairs = []
+    _search(model, pairs)
+    return [(conv, bn) for conv, bn in pairs if registered[id(conv)] == 1 and registered[id(bn)] == 1]
+
+
+def _search(module: nn.Module, pairs: list) -> None:
+    if not any(type(m) in CONV_BN_TO_QAT for m in module.modules()):
+        return
+    try:
+        graph = _Tracer().trace(module)
+    except Exception:  # whatever a model's forward does with a proxy: its children are looked at one by one
+        if type(module) is nn.Sequential:
+            _adjacent(module, pairs)
+        for child in module.children():
+            _search(child, pairs)
+        return
+    pairs.extend(_pairs_of_graph(module, graph))
+
+
+def _adjacent(sequential: nn.Sequential, pairs: list) -> None:
+    children = list(sequential.children())
+    pairs.extend((a, b) for a, b in zip(children, children[1:]) if fits(a, b))
+
+
+def _pairs_of_graph(root: nn.Module, graph) -> list[tuple[nn.Module, nn.Module]]:
+    calls = [(node, root.get_submodule(node.target)) for node in graph.nodes if node.op == "call_module"]
+    times = Counter(id(module) for _, module in calls)
+    modules = dict(calls)
+    pairs = []
+    for node, module in calls:
+        users = list(node.users)
+        if len(users) != 1 or users[0] not in modules or users[0].args[:1] != (node,):
+            continue
+        follower = modules[users[0]]
+        if fits(module, follower) and times[id(module)] == 1 and times[id(follower)] == 1:
+            pairs.append((module, follower))
+    return pairs

@@ -1,0 +1,8 @@
+"""Layers that train with quantisation; each has `from_float` and the float layer's parameters."""
+
+from torchqat.nn.qat.conv import Conv1d, Conv2d, Conv3d
+from torchqat.nn.qat.conv_bn import ConvBn1d, ConvBn2d, ConvBn3d
+from torchqat.nn.qat.embedding import Embedding, EmbeddingBag
+from torchqat.nn.qat.linear import Linear
+
+__all__ = ["Conv1d", "Conv2d", "Conv3d", "ConvBn1d", "ConvBn2d", "ConvBn3d", "Embedding", "EmbeddingBag", "Linear"]

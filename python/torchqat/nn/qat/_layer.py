@@ -1,0 +1,107 @@
+"""What every QAT layer shares: taking over a float module, its two quantisers, and its weight in integers."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from torchqat.config import QConfig
+from torchqat.fake_quantize import FakeQuantize
+
+
+class IntegerWeights(NamedTuple):
+    """Codes of a weight and what turns them back: `(codes - zero_point) * scale`, blocks of `block_size` sharing a scale.
+
+    codes: int8, or uint8 on an unsigned grid, of the weight's shape; scale: float; zero_point: int32 of scale's shape, or
+    None for 0.
+    """
+
+    codes: Tensor
+    scale: Tensor
+    zero_point: Tensor | None
+    block_size: list[int]
+
+
+class QatLayer(nn.Module):
+    """Mixed into a float layer's class. The float layer's own parameters, hooks and attributes are kept as they are.
+
+    Attributes:
+        weight_fake_quant, activation_fake_quant: FakeQuantize, or None where that side stays in float.
+        integer: both sides are integer, so the forward is the integer kernel's.
+    """
+
+    channel_axis = 0
+    input_axis = 1
+    by_sample = False
+
+    @classmethod
+    def from_float(cls, module: nn.Module, qconfig: QConfig):
+        """A QAT layer that shares the float module's Parameter objects, hooks, device, dtype and mode.
+
+        Raises:
+            ValueError: when the scheme does not fit the layer.
+        """
+        new = adopt(cls, module)
+        new.configure(qconfig)
+        return new
+
+    def configure(self, qconfig: QConfig) -> None:
+        self.backward_kind = qconfig.backward
+        self.integer = qconfig.integer and self.has_integer_form(qconfig)
+        self.scheme = qconfig.to_dict()
+        weight = self.initial_weight()
+        self.weight_fake_quant = None
+        self.activation_fake_quant = None
+        if qconfig.weight is not None:
+            self.weight_fake_quant = FakeQuantize.for_weight(
+                qconfig.weight, weight, channel_axis=self.channel_axis, input_axis=self.input_axis
+            ).train(self.training)
+        if qconfig.activation is not None:
+            self.activation_fake_quant = FakeQuantize.from_spec(
+                qconfig.activation, by_sample=self.by_sample, device=weight.device
+            ).train(self.training)
+
+    def has_integer_form(self, qconfig: QConfig) -> bool:
+        return True
+
+    def initial_weight(self) -> Tensor:
+        """The weight that learned scales start from."""
+        return self.weight.detach()
+
+    @torch.jit.unused
+    def qconfig(self) -> QConfig:
+        return QConfig.from_dict(self.scheme)
+
+    def effective_weight(self) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias that eval mode computes with (BatchNorm folded in)."""
+        return self.weight, self.bias
+
+    def weight_qparams(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        return self.weight_fake_quant.qparams(weight)
+
+    @torch.jit.unused
+    @torch.no_grad()
+    def integer_weights(self) -> IntegerWeights:
+        """Codes, scale, zero point and block size of the current weight."""
+        quantizer = self.weight_fake_quant
+        if quantizer is None:
+            raise ValueError("integer_weights: this layer's weight stays in float")
+        weight, _ = self.effective_weight()
+        scale, zero_point = self.weight_qparams(weight)
+        dtype = torch.uint8 if quantizer.quant_min >= 0 else torch.int8
+        codes = torch.ops.torchqat.quantize(
+            weight, scale, zero_point, quantizer.block_size, quantizer.quant_min, quantizer.quant_max, dtype
+        )
+        return IntegerWeights(codes, scale, None if quantizer.symmetric else zero_point, list(quantizer.block_size))
+
+
+def adopt(cls, module: nn.Module) -> nn.Module:
+    """An object of cls that takes over everything the float module holds."""
+    if isinstance(module, QatLayer):
+        raise ValueError(f"{cls.__name__}.from_float: module is already prepared, got {type(module).__name__}")
+    new = cls.__new__(cls)
+    new.__dict__ = dict(module.__dict__)
+    # Their own registries, so that what is added here does not show up in the float module.
+    for registry in ("_parameters", "_buffers", "_modules"):
+        new.__dict__[registry] = type(module.__dict__[registry])(module.__dict__[registry])
+    return new

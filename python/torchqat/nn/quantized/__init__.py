@@ -1,0 +1,1 @@
+"""Deployed layers: integer weights and integer kernels, nothing of training left."""

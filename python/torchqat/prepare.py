@@ -1,0 +1,237 @@
+"""prepare_qat: which modules are quantised and how (overrides), and their replacement in the model."""
+
+import copy
+import difflib
+import fnmatch
+
+import torch
+from torch import nn
+
+from torchqat.config import QConfig
+from torchqat.folding import find_conv_bn
+from torchqat.mapping import CONV_BN_TO_QAT, FLOAT_TO_QAT, INDEX_INPUT
+from torchqat.nn.qat._layer import QatLayer
+
+_GLOB = set("*?[")
+
+
+def prepare_qat(
+    model: nn.Module,
+    qconfig: QConfig | None = None,
+    *,
+    overrides: dict | None = None,
+    inplace: bool = False,
+) -> nn.Module:
+    """A model that trains with quantisation in place of its Linear, convolution and embedding layers.
+
+    Parameters stay the same objects when `inplace=True`, so that an optimiser made before still works. Modules and
+    parameters used in several places stay shared. A BatchNorm that certainly follows a convolution is folded into it.
+
+    Args:
+        qconfig: the scheme; QConfig.int8() by default.
+        overrides: {module name, glob over names, or module type: QConfig, or None to leave in float}. A name or type also
+            covers what is inside that module; the most specific wins: a module's own name, then names and globs by the
+            number of characters that are not wildcards, then types, the innermost first.
+        inplace: change the given model instead of a copy.
+
+    Raises:
+        TypeError: model is no nn.Module, qconfig no QConfig.
+        ValueError: an override matches nothing; nothing would be quantised; the model is prepared already.
+
+    Example:
+        >>> import torch, torchqat
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> prepared = torchqat.prepare_qat(model, torchqat.QConfig.int8(), overrides={"2": None})
+        >>> [type(m).__module__.split(".")[0] for m in prepared]
+        ['torchqat', 'torch', 'torch']
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"prepare_qat: model must be a torch.nn.Module, got {type(model).__name__}")
+    qconfig = QConfig.int8() if qconfig is None else qconfig
+    if not isinstance(qconfig, QConfig):
+        raise TypeError(f"prepare_qat: qconfig must be a QConfig, got {type(qconfig).__name__}")
+    if any(isinstance(m, QatLayer) for m in model.modules()):
+        raise ValueError("prepare_qat: model is already prepared")
+    chosen = resolve(model, qconfig, overrides or {})
+    if not any(config is not None for config in chosen.values()):
+        raise ValueError(
+            "prepare_qat: nothing in the model would be quantised; it has no "
+            f"{', '.join(t.__name__ for t in FLOAT_TO_QAT)} that overrides do not leave in float"
+        )
+    if not inplace:
+        # Names are the same in the copy; module objects are not.
+        chosen_names = {name: chosen[id(m)] for name, m in model.named_modules() if id(m) in chosen}
+        model = copy.deepcopy(model)
+        chosen = {id(m): chosen_names[name] for name, m in model.named_modules() if name in chosen_names}
+    return swap_modules(model, _replacements(model, chosen))
+
+
+def resolve(model: nn.Module, qconfig: QConfig, overrides: dict) -> dict[int, QConfig | None]:
+    """The QConfig of every module that has a QAT form, by id(module); None leaves it in float."""
+    for key, value in overrides.items():
+        if not isinstance(key, str) and not (isinstance(key, type) and issubclass(key, nn.Module)):
+            raise TypeError(f"prepare_qat: overrides must map a name, glob or module type, got {key!r}")
+        if value is not None and not isinstance(value, QConfig):
+            raise TypeError(f"prepare_qat: overrides[{key!r}] must be a QConfig or None, got {type(value).__name__}")
+    named = list(model.named_modules(remove_duplicate=False))
+    by_name = dict(named)
+    chosen, best, used = {}, {}, set()
+    for name, module in named:
+        if type(module) not in FLOAT_TO_QAT:
+            continue
+        chosen.setdefault(id(module), qconfig)
+        for key, value in overrides.items():
+            rank = _rank(key, name, by_name)
+            if rank is None:
+                continue
+            used.add(key)
+            if rank > best.get(id(module), (0,)):
+                best[id(module)] = rank
+                chosen[id(module)] = value
+    for key in overrides:
+        if key not in used:
+            _unmatched(key, overrides[key], by_name)
+    for module in by_name.values():
+        config = chosen.get(id(module))
+        if config is not None and config.weight is None and type(module) in INDEX_INPUT:
+            chosen[id(module)] = None
+    return chosen
+
+
+def _rank(key, name: str, by_name: dict) -> tuple | None:
+    """How specifically an override's key names a module; None when it does not."""
+    path = name.split(".") if name else []
+    ancestors = [".".join(path[:i]) for i in range(len(path) + 1)]
+    if isinstance(key, type):
+        inner = [i for i, a in enumerate(ancestors) if isinstance(by_name[a], key)]
+        return (1, inner[-1]) if inner else None
+    if key == name:
+        return (3, 0)
+    if any(c in key for c in _GLOB):
+        return (2, len([c for c in key if c not in _GLOB])) if fnmatch.fnmatchcase(name, key) else None
+    return (2, len(key)) if key in ancestors else None
+
+
+def _unmatched(key, value, by_name: dict) -> None:
+    if isinstance(key, type):
+        if value is None and any(isinstance(m, key) for m in by_name.values()):
+            return
+        raise ValueError(f"prepare_qat: overrides: no quantisable module of type {key.__name__} in the model")
+    known = key in by_name or fnmatch.filter(by_name, key)
+    if known and value is None:
+        return
+    if known:
+        raise ValueError(f"prepare_qat: overrides: {key!r} matches no module with a quantised form")
+    near = difflib.get_close_matches(key, by_name, 3, 0.5)
+    hint = f"; did you mean {', '.join(map(repr, near))}?" if near else ""
+    raise ValueError(f"prepare_qat: overrides: {key!r} matches no module{hint}")
+
+
+def _replacements(model: nn.Module, chosen: dict) -> dict[int, nn.Module]:
+    """New modules by id of what they replace."""
+    names = {id(m): name for name, m in model.named_modules()}
+    new = {}
+    for conv, bn in find_conv_bn(model):
+        config = chosen.get(id(conv))
+        if config is None or config.weight is None:
+            continue
+        new[id(conv)] = _named(names[id(conv)], CONV_BN_TO_QAT[type(conv)][1].from_float, conv, bn, config)
+        new[id(bn)] = nn.Identity().train(bn.training)
+    for module in list(model.modules()):
+        config = chosen.get(id(module))
+        if config is not None and id(module) not in new:
+            new[id(module)] = _named(names[id(module)], FLOAT_TO_QAT[type(module)].from_float, module, config)
+    return new
+
+
+def _named(name, build, *args):
+    try:
+        return build(*args)
+    except ValueError as error:
+        raise ValueError(f"prepare_qat: module {name!r}: {error}") from error
+
+
+def swap_modules(model: nn.Module, replacements: dict[int, nn.Module]) -> nn.Module:
+    """The model with modules replaced, by id of the old one, at every place where they are registered."""
+    root = replacements.get(id(model), model)
+    for parent in list(root.modules()):
+        changed = False
+        for key, child in list(parent._modules.items()):
+            if child is not None and id(child) in replacements:
+                parent._modules[key] = replacements[id(child)]
+                changed = True
+        if changed and isinstance(parent, nn.TransformerEncoderLayer):
+            # Its fused inference path reads the float weights behind the layers' backs; 0 means "activation not fusable".
+            parent.activation_relu_or_gelu = 0
+    return root
+
+
+def freeze_observers(model: nn.Module) -> nn.Module:
+    """Static ranges stop moving, in training mode too. Returns the model."""
+    return _set_on_quantizers(model, "freeze_observers", "observer_enabled", False)
+
+
+def unfreeze_observers(model: nn.Module) -> nn.Module:
+    """Undo freeze_observers. Returns the model."""
+    return _set_on_quantizers(model, "unfreeze_observers", "observer_enabled", True)
+
+
+def set_fake_quant(model: nn.Module, enabled: bool) -> nn.Module:
+    """Switch quantisation on or off; off, the model computes in float and static ranges still watch in training mode."""
+    if not isinstance(enabled, bool):
+        raise TypeError(f"set_fake_quant: enabled must be a bool, got {type(enabled).__name__}")
+    return _set_on_quantizers(model, "set_fake_quant", "enabled", enabled)
+
+
+def _set_on_quantizers(model, function, attribute, value):
+    from torchqat.fake_quantize import FakeQuantize
+
+    found = [m for m in model.modules() if isinstance(m, FakeQuantize)]
+    if not found:
+        raise ValueError(f"{function}: model has no FakeQuantize; prepare it with prepare_qat first")
+    for module in found:
+        setattr(module, attribute, value)
+    return model
+
+
+class _FrozenBatchNorm:
+    """Mixed into a BatchNorm class: stays in eval mode whatever train() says."""
+
+    def train(self, mode: bool = True):
+        return super().train(False)
+
+
+class FrozenBatchNorm1d(_FrozenBatchNorm, nn.BatchNorm1d):
+    pass
+
+
+class FrozenBatchNorm2d(_FrozenBatchNorm, nn.BatchNorm2d):
+    pass
+
+
+class FrozenBatchNorm3d(_FrozenBatchNorm, nn.BatchNorm3d):
+    pass
+
+
+class FrozenSyncBatchNorm(_FrozenBatchNorm, nn.SyncBatchNorm):
+    pass
+
+
+_FROZEN = {
+    nn.BatchNorm1d: FrozenBatchNorm1d,
+    nn.BatchNorm2d: FrozenBatchNorm2d,
+    nn.BatchNorm3d: FrozenBatchNorm3d,
+    nn.SyncBatchNorm: FrozenSyncBatchNorm,
+}
+
+
+def freeze_batch_norm(model: nn.Module) -> nn.Module:
+    """BatchNorm uses its running statistics from here on, in training mode too, folded or not. Returns the model."""
+    for module in list(model.modules()):
+        if hasattr(module, "bn_frozen"):
+            module.bn_frozen = True
+        frozen = _FROZEN.get(type(module))
+        if frozen is not None and module.running_var is not None:
+            module.__class__ = frozen
+            module.train(False)
+    return model

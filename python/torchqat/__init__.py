@@ -6,6 +6,7 @@ load_library()
 
 from torchqat import nn, observers  # noqa: E402  (the modules need the ops)
 from torchqat.config import QConfig, QuantSpec  # noqa: E402
+from torchqat.convert import convert, integer_weights  # noqa: E402
 from torchqat.fake_quantize import FakeQuantize  # noqa: E402
 from torchqat.prepare import (  # noqa: E402
     freeze_batch_norm,
@@ -23,8 +24,10 @@ __all__ = [
     "__version__",
     "build_info",
     "cmake_prefix_path",
+    "convert",
     "freeze_batch_norm",
     "freeze_observers",
+    "integer_weights",
     "nn",
     "observers",
     "prepare_qat",

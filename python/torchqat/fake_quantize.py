@@ -327,6 +327,16 @@ class FakeQuantize(nn.Module):
         return y.movedim(-1, self.blocks_along)
 
     @torch.jit.unused
+    def eval_qparams(self) -> tuple[Tensor, Tensor]:
+        """Scale and integer zero point of a static or learned activation, as eval mode uses them."""
+        if self.learned:
+            scale, zero_point = self._learned_qparams(torch.empty(0))
+            zero_point = zero_point.detach().round().clamp(self.quant_min, self.quant_max).to(torch.int32)
+            return scale.detach(), zero_point
+        scale, zero_point = self.observer.qparams()
+        return self.stored(scale * self.range_factor), zero_point
+
+    @torch.jit.unused
     def spec(self) -> QuantSpec:
         """The QuantSpec this module was made from."""
         fields: dict = dict(self.spec_fields)

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from torchqat.nn import qat
+from torchqat.nn import qat, quantized
 
 # Exact types: a subclass may use its weight in ways of its own.
 FLOAT_TO_QAT = {
@@ -23,3 +23,26 @@ CONV_BN_TO_QAT = {
 
 # Modules that quantise indices' rows: an activation spec means nothing to them.
 INDEX_INPUT = (nn.Embedding, nn.EmbeddingBag)
+
+
+def deployed_class(layer: nn.Module) -> type:
+    """The deployed class of a QAT layer: integer kernels where its scheme has them, else float on integer weights."""
+    kind = next((k for k in QAT_TO_DEPLOYED if isinstance(layer, k)), None)
+    if kind is None or layer.weight_fake_quant is None:
+        raise ValueError(f"{type(layer).__name__} has no deployed form")
+    integer, grouped, weight_only = QAT_TO_DEPLOYED[kind]
+    if not layer.integer:
+        return weight_only
+    return grouped if layer.weight_fake_quant.group > 0 else integer
+
+
+# QAT layer -> its deployed class with an integer input, with an integer input and weight groups, with a float input.
+QAT_TO_DEPLOYED = {
+    qat.Linear: (quantized.Linear, quantized.LinearGrouped, quantized.LinearWeightOnly),
+    **dict.fromkeys(
+        (qat.Conv1d, qat.Conv2d, qat.Conv3d, qat.ConvBn1d, qat.ConvBn2d, qat.ConvBn3d),
+        (quantized.Conv, quantized.ConvWeightOnly, quantized.ConvWeightOnly),
+    ),
+    qat.Embedding: (None, None, quantized.Embedding),
+    qat.EmbeddingBag: (None, None, quantized.EmbeddingBag),
+}

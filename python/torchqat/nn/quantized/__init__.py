@@ -1,1 +1,10 @@
-"""Deployed layers: integer weights and integer kernels, nothing of training left."""
+"""Deployed layers: integer weights and integer kernels, nothing of training left. Made by torchqat.convert or load."""
+
+from torchqat.nn.quantized.conv import Conv
+from torchqat.nn.quantized.conv_weight_only import ConvWeightOnly
+from torchqat.nn.quantized.embedding import Embedding, EmbeddingBag
+from torchqat.nn.quantized.linear import Linear
+from torchqat.nn.quantized.linear_grouped import LinearGrouped
+from torchqat.nn.quantized.linear_weight_only import LinearWeightOnly
+
+__all__ = ["Conv", "ConvWeightOnly", "Embedding", "EmbeddingBag", "Linear", "LinearGrouped", "LinearWeightOnly"]

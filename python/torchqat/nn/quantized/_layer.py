@@ -1,0 +1,152 @@
+"""What every deployed layer shares: its description, made from a QAT layer or read from a file.
+
+A description is a config (plain JSON data) and canonical tensors: `codes` (int8, or uint8 on an unsigned grid, in the
+weight's shape), `weight_scale`, and where they exist `weight_zero_point`, `bias`, `input_scale`, `input_zero_point`.
+Every layer is built from one, so a loaded model and a converted model are the same.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from torchqat.nn.qat._layer import IntegerWeights, QatLayer
+from torchqat.observers import apply_keeping_dtype
+
+# Bits that packed weights come in; others use the next larger.
+CONTAINER_BITS = (2, 3, 4, 8)
+
+
+class Description:
+    """config: JSON data; tensors: canonical tensors by name."""
+
+    def __init__(self, config: dict, tensors: dict[str, Tensor]):
+        self.config = config
+        self.tensors = tensors
+
+
+@torch.no_grad()
+def describe(layer: QatLayer, kind: str, **geometry) -> Description:
+    """The description of what a QAT layer computes in eval mode."""
+    quantizer = layer.weight_fake_quant
+    codes, scale, zero_point, block_size = layer.integer_weights()
+    _, bias = layer.effective_weight()
+    config = {
+        "layer": kind,
+        "bits": quantizer.spec().bits,
+        "quant_min": quantizer.quant_min,
+        "quant_max": quantizer.quant_max,
+        "block_size": block_size,
+        **geometry,
+    }
+    tensors = {"codes": codes, "weight_scale": scale.to(quantizer.scale_dtype) if quantizer.round_scale else scale.clone()}
+    if zero_point is not None:
+        tensors["weight_zero_point"] = zero_point
+    if bias is not None:
+        tensors["bias"] = bias.detach().clone()
+    activation = layer.activation_fake_quant
+    if activation is not None:
+        if not activation.has_data():
+            raise RuntimeError(
+                "a static activation has seen no data; run some batches in training mode first, or calibrate with "
+                "torchqat.quantize_ptq"
+            )
+        config["activation"] = describe_activation(activation)
+        if activation.static or activation.learned:
+            input_scale, input_zero_point = activation.eval_qparams()
+            tensors["input_scale"], tensors["input_zero_point"] = input_scale.clone(), input_zero_point.clone()
+    return Description(config, tensors)
+
+
+def describe_activation(quantizer) -> dict:
+    return {
+        "granularity": quantizer.layout if quantizer.layout != "fixed" else "tensor",
+        "static": quantizer.static or quantizer.learned,
+        "quant_min": quantizer.quant_min,
+        "quant_max": quantizer.quant_max,
+        "symmetric": quantizer.symmetric,
+        "group": quantizer.group,
+        "format": quantizer.format,
+    }
+
+
+class QuantizedLayer(nn.Module):
+    """Base of the deployed layers.
+
+    Buffers: `packed_weight` (uint8, with a header) or `codes`, `weight_scale`, and `bias`, `input_scale`,
+    `input_zero_point` where they exist. Scales keep their dtype when the model changes dtype.
+    """
+
+    def __init__(self, description: Description):
+        super().__init__()
+        self.config = _as_text(description.config)
+        self.quant_min = 0
+        self.quant_max = 0
+        self.per_token = False
+        self.symmetric = True
+        self.static = False
+        tensors = description.tensors
+        self.register_buffer("weight_scale", tensors["weight_scale"])
+        self.register_buffer("weight_zero_point", tensors.get("weight_zero_point"))
+        self.register_buffer("bias", tensors.get("bias"))
+        self.register_buffer("input_scale", tensors.get("input_scale"))
+        self.register_buffer("input_zero_point", tensors.get("input_zero_point"))
+        activation = description.config.get("activation")
+        if activation is not None:
+            self.static = activation["static"]
+            self.per_token = activation["granularity"] in ("last", "sample")
+            self.symmetric = activation["symmetric"]
+            self.quant_min, self.quant_max = activation["quant_min"], activation["quant_max"]
+
+    @torch.jit.unused
+    def description(self) -> Description:
+        """Config and canonical tensors, as files hold them."""
+        names = ("weight_scale", "weight_zero_point", "bias", "input_scale", "input_zero_point")
+        tensors = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        config = _from_text(self.config)
+        tensors["weight_scale"] = _canonical_scale(self.weight_scale, config, self.weight_shape())
+        return Description(config, {"codes": self.codes_tensor(), **tensors})
+
+    @torch.jit.unused
+    def integer_weights(self) -> IntegerWeights:
+        """Codes, scale, zero point and block size of the weight."""
+        described = self.description()
+        return IntegerWeights(
+            described.tensors["codes"],
+            described.tensors["weight_scale"],
+            described.tensors.get("weight_zero_point"),
+            list(described.config["block_size"]),
+        )
+
+    @torch.jit.ignore
+    def _apply(self, fn, recurse=True):
+        return apply_keeping_dtype(self, super()._apply, fn, ("weight_scale", "input_scale"), recurse)
+
+    def extra_repr(self) -> str:
+        config = _from_text(self.config)
+        return f"{list(self.weight_shape())}, bits={config['bits']}, block_size={config['block_size']}"
+
+
+def _canonical_scale(scale: Tensor, config: dict, shape: list[int]) -> Tensor:
+    if not config["block_size"]:
+        return scale.reshape(-1)[:1].reshape(())
+    return scale.reshape([1 if b == -1 else -(-n // b) for n, b in zip(shape, config["block_size"])])
+
+
+def _as_text(config: dict) -> str:
+    import json
+
+    return json.dumps(config)
+
+
+def _from_text(text: str) -> dict:
+    import json
+
+    return json.loads(text)
+
+
+def container_bits(bits: int) -> int:
+    return next(b for b in CONTAINER_BITS if b >= bits)
+
+
+def row_scale(scale: Tensor, rows: int) -> Tensor:
+    """[rows] from a scale per tensor or per row."""
+    return scale.reshape(-1).expand(rows).contiguous()

@@ -1,0 +1,91 @@
+"""Convolutions on 8-bit integers: int8 weights with a scale per output channel or tensor, quantised input."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from torchqat.nn.quantized._layer import Description, QuantizedLayer, describe, row_scale
+
+GEOMETRY = ("stride_list", "padding_list", "dilation_list", "groups", "explicit_padding", "explicit_mode")
+
+
+class ConvGeometry(QuantizedLayer):
+    """What integer and weight-only convolutions share."""
+
+    stride: list[int]
+    padding: list[int]
+    dilation: list[int]
+    explicit_padding: list[int]
+    kernel_size: list[int]
+    codes_shape: list[int]
+
+    def __init__(self, description: Description):
+        super().__init__(description)
+        config = description.config
+        self.stride, self.padding, self.dilation = config["stride_list"], config["padding_list"], config["dilation_list"]
+        self.groups = config["groups"]
+        self.explicit_padding, self.explicit_mode = config["explicit_padding"], config["explicit_mode"]
+        self.codes_shape = list(description.tensors["codes"].shape)
+        self.kernel_size = self.codes_shape[2:]
+        self.spatial_dims = len(self.kernel_size)
+
+    @classmethod
+    def describe(cls, layer) -> Description:
+        return describe(layer, cls.__name__, **{name: getattr(layer, name) for name in GEOMETRY})
+
+    @torch.jit.unused
+    def weight_shape(self) -> list[int]:
+        return list(self.codes_shape)
+
+    def padded(self, input: Tensor) -> Tensor:
+        if len(self.explicit_padding) > 0:
+            return F.pad(input, self.explicit_padding, mode=self.explicit_mode)
+        return input
+
+
+class Conv(ConvGeometry):
+    """Integer convolution in one to three dimensions; padding is exactly zero. Made by torchqat.convert.
+
+    Shape: input [N, C, *spatial] or [C, *spatial]; output [N, out_channels, *spatial'].
+    """
+
+    def __init__(self, description: Description):
+        super().__init__(description)
+        codes = description.tensors["codes"]
+        self.weight_scale = row_scale(self.weight_scale, codes.shape[0])
+        self.register_buffer("packed_weight", torch.ops.torchqat.conv_int8_pack(codes, self.groups))
+
+    @torch.jit.unused
+    def codes_tensor(self) -> Tensor:
+        return torch.ops.torchqat.conv_int8_unpack(self.packed_weight)
+
+    def qparams(self, input: Tensor) -> tuple[Tensor, Tensor]:
+        input_scale, input_zero_point = self.input_scale, self.input_zero_point
+        if input_scale is not None and input_zero_point is not None:
+            return input_scale, input_zero_point
+        blocks = [1] + [-1] * (input.dim() - 1)
+        if not self.per_token:
+            blocks = blocks[:0]
+        return torch.ops.torchqat.choose_qparams(input, blocks, self.quant_min, self.quant_max, self.symmetric)
+
+    def forward(self, input: Tensor) -> Tensor:
+        batched = input.dim() == self.spatial_dims + 2
+        if not batched:
+            input = input.unsqueeze(0)
+        input_scale, input_zero_point = self.qparams(input)
+        y = torch.ops.torchqat.conv_int8(
+            self.padded(input),
+            self.packed_weight,
+            self.weight_scale,
+            self.bias,
+            input_scale,
+            input_zero_point,
+            self.quant_min,
+            self.quant_max,
+            self.kernel_size,
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.groups,
+        )
+        return y if batched else y.squeeze(0)

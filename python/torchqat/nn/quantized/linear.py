@@ -1,0 +1,56 @@
+"""Linear on 8-bit integers: int8 weights with a scale per output channel or tensor, quantised input."""
+
+import torch
+from torch import Tensor
+
+from torchqat.nn.quantized._layer import Description, QuantizedLayer, describe, row_scale
+
+
+class Linear(QuantizedLayer):
+    """`y = float32(sum (q_x - z_x) * q_w) * (s_x * s_w) + b`, sums exact in integers. Made by torchqat.convert.
+
+    Shape: input [..., in_features]; output [..., out_features].
+    """
+
+    def __init__(self, description: Description):
+        super().__init__(description)
+        codes = description.tensors["codes"]
+        self.out_features, self.in_features = codes.shape
+        self.weight_scale = row_scale(self.weight_scale, self.out_features)
+        self.register_buffer("packed_weight", torch.ops.torchqat.linear_int8_pack(codes))
+
+    @classmethod
+    def describe(cls, layer) -> Description:
+        return describe(layer, "Linear")
+
+    @torch.jit.unused
+    def weight_shape(self) -> list[int]:
+        return [self.out_features, self.in_features]
+
+    @torch.jit.unused
+    def codes_tensor(self) -> Tensor:
+        return torch.ops.torchqat.linear_int8_unpack(self.packed_weight)
+
+    def forward(self, input: Tensor) -> Tensor:
+        input_scale, input_zero_point = self.input_scale, self.input_zero_point
+        if input_scale is not None and input_zero_point is not None:
+            return torch.ops.torchqat.linear_int8(
+                input,
+                self.packed_weight,
+                self.weight_scale,
+                self.bias,
+                input_scale,
+                input_zero_point,
+                self.quant_min,
+                self.quant_max,
+            )
+        return torch.ops.torchqat.linear_int8_dynamic(
+            input,
+            self.packed_weight,
+            self.weight_scale,
+            self.bias,
+            self.per_token,
+            self.quant_min,
+            self.quant_max,
+            self.symmetric,
+        )

@@ -1,0 +1,57 @@
+"""Linear on integers with weight scales in groups along the input: 8, 4, 3 or 2 bits, quantised input."""
+
+import torch
+from torch import Tensor
+
+from torchqat.nn.quantized._layer import Description, QuantizedLayer, container_bits, describe
+
+
+class LinearGrouped(QuantizedLayer):
+    """Integer sums per group, added in float32 in ascending order. Made by torchqat.convert.
+
+    Shape: input [..., in_features]; output [..., out_features].
+    """
+
+    def __init__(self, description: Description):
+        super().__init__(description)
+        codes = description.tensors["codes"]
+        self.out_features, self.in_features = codes.shape
+        group_size = description.config["block_size"][1]
+        bits = container_bits(description.config["bits"])
+        self.register_buffer("packed_weight", torch.ops.torchqat.linear_grouped_pack(codes, bits, group_size))
+
+    @classmethod
+    def describe(cls, layer) -> Description:
+        return describe(layer, "LinearGrouped")
+
+    @torch.jit.unused
+    def weight_shape(self) -> list[int]:
+        return [self.out_features, self.in_features]
+
+    @torch.jit.unused
+    def codes_tensor(self) -> Tensor:
+        return torch.ops.torchqat.linear_grouped_unpack(self.packed_weight)
+
+    def forward(self, input: Tensor) -> Tensor:
+        input_scale, input_zero_point = self.input_scale, self.input_zero_point
+        if input_scale is not None and input_zero_point is not None:
+            return torch.ops.torchqat.linear_grouped_int8(
+                input,
+                self.packed_weight,
+                self.weight_scale,
+                self.bias,
+                input_scale,
+                input_zero_point,
+                self.quant_min,
+                self.quant_max,
+            )
+        return torch.ops.torchqat.linear_grouped_int8_dynamic(
+            input,
+            self.packed_weight,
+            self.weight_scale,
+            self.bias,
+            self.per_token,
+            self.quant_min,
+            self.quant_max,
+            self.symmetric,
+        )

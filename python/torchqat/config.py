@@ -236,6 +236,8 @@ class QConfig:
             raise ValueError("QConfig: weight granularity must be tensor, channel, group or block, got 'token'")
         if spec.observer == "ema":
             raise ValueError("QConfig: weight observer must be minmax, mse or dynamic (the current weight is looked at), got 'ema'")
+        if spec.is_integer and spec.bits > 8:
+            raise ValueError(f"QConfig: weight must have at most 8 bits, got {spec.dtype}")
         if spec.is_integer and spec.symmetric and spec.full_range()[0] == 0:
             raise ValueError(f"QConfig: a weight of {spec.dtype} must have symmetric=False, or lose its negative values")
 

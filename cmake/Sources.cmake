@@ -18,6 +18,9 @@ set(TORCHQAT_KERNEL_SOURCES
   csrc/cpu/kernels/gemm_u8s8_avx2.cpp
   csrc/cpu/kernels/gemm_u8s8_avx512.cpp
   csrc/cpu/kernels/gemm_u8s8_scalar.cpp
+  csrc/cpu/kernels/learned_avx2.cpp
+  csrc/cpu/kernels/learned_avx512.cpp
+  csrc/cpu/kernels/learned_scalar.cpp
   csrc/cpu/kernels/pack_s8_avx2.cpp
   csrc/cpu/kernels/pack_s8_avx512.cpp
   csrc/cpu/kernels/pack_s8_scalar.cpp
@@ -35,6 +38,7 @@ set(TORCHQAT_TORCH_SOURCES
   csrc/autocast/linear_int8.cpp
   csrc/autograd/fake_quantize.cpp
   csrc/autograd/float_grid.cpp
+  csrc/autograd/learned.cpp
   csrc/autograd/qparams.cpp
   csrc/autograd/quantize.cpp
   csrc/cpu/block_view.cpp
@@ -44,6 +48,7 @@ set(TORCHQAT_TORCH_SOURCES
   csrc/cpu/float_grid.cpp
   csrc/cpu/int8_gemm.cpp
   csrc/cpu/isa_ops.cpp
+  csrc/cpu/learned.cpp
   csrc/cpu/linear_int8.cpp
   csrc/cpu/packing.cpp
   csrc/cpu/qparams.cpp
@@ -52,6 +57,7 @@ set(TORCHQAT_TORCH_SOURCES
   csrc/meta/embedding.cpp
   csrc/meta/fake_quantize.cpp
   csrc/meta/float_grid.cpp
+  csrc/meta/learned.cpp
   csrc/meta/linear_int8.cpp
   csrc/meta/packing.cpp
   csrc/meta/qparams.cpp
@@ -61,6 +67,7 @@ set(TORCHQAT_TORCH_SOURCES
   csrc/ops/embedding.cpp
   csrc/ops/fake_quantize.cpp
   csrc/ops/float_grid.cpp
+  csrc/ops/learned.cpp
   csrc/ops/library.cpp
   csrc/ops/linear_int8.cpp
   csrc/ops/packed_header.cpp
@@ -78,6 +85,7 @@ set(TORCHQAT_PUBLIC_HEADERS
   csrc/include/torchqat/export.h
   csrc/include/torchqat/fake_quantize.h
   csrc/include/torchqat/float_grid.h
+  csrc/include/torchqat/learned.h
   csrc/include/torchqat/linear_int8.h
   csrc/include/torchqat/packing.h
   csrc/include/torchqat/qparams.h

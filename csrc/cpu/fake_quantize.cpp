@@ -4,7 +4,6 @@
 #include <numeric>
 
 #include "cpu/block_view.h"
-#include "cpu/isa.h"
 #include "ops/fake_quantize.h"
 #include "ops/qparams.h"
 

@@ -5,6 +5,7 @@
 #include <torchqat/embedding.h>
 #include <torchqat/fake_quantize.h>
 #include <torchqat/float_grid.h>
+#include <torchqat/learned.h>
 #include <torchqat/linear_int8.h>
 #include <torchqat/packing.h>
 #include <torchqat/qparams.h>

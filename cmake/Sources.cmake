@@ -36,9 +36,11 @@ set(TORCHQAT_KERNEL_SOURCES
 set(TORCHQAT_TORCH_SOURCES
   csrc/autocast/conv_int8.cpp
   csrc/autocast/linear_int8.cpp
+  csrc/autocast/qat_conv_int8.cpp
   csrc/autograd/fake_quantize.cpp
   csrc/autograd/float_grid.cpp
   csrc/autograd/learned.cpp
+  csrc/autograd/qat_conv_int8.cpp
   csrc/autograd/qparams.cpp
   csrc/autograd/quantize.cpp
   csrc/cpu/block_view.cpp
@@ -51,6 +53,7 @@ set(TORCHQAT_TORCH_SOURCES
   csrc/cpu/learned.cpp
   csrc/cpu/linear_int8.cpp
   csrc/cpu/packing.cpp
+  csrc/cpu/qat_conv_int8.cpp
   csrc/cpu/qparams.cpp
   csrc/cpu/quantize.cpp
   csrc/meta/conv_int8.cpp
@@ -60,6 +63,7 @@ set(TORCHQAT_TORCH_SOURCES
   csrc/meta/learned.cpp
   csrc/meta/linear_int8.cpp
   csrc/meta/packing.cpp
+  csrc/meta/qat_conv_int8.cpp
   csrc/meta/qparams.cpp
   csrc/meta/quantize.cpp
   csrc/ops/blocks.cpp
@@ -72,6 +76,7 @@ set(TORCHQAT_TORCH_SOURCES
   csrc/ops/linear_int8.cpp
   csrc/ops/packed_header.cpp
   csrc/ops/packing.cpp
+  csrc/ops/qat_conv_int8.cpp
   csrc/ops/qparams.cpp
   csrc/ops/quantize.cpp
 )
@@ -88,6 +93,7 @@ set(TORCHQAT_PUBLIC_HEADERS
   csrc/include/torchqat/learned.h
   csrc/include/torchqat/linear_int8.h
   csrc/include/torchqat/packing.h
+  csrc/include/torchqat/qat_conv_int8.h
   csrc/include/torchqat/qparams.h
   csrc/include/torchqat/quantize.h
   csrc/include/torchqat/torchqat.h

@@ -134,12 +134,30 @@ void run_batch(const Plan& plan, const ConvArgs& args, const BatchInput& input, 
   const auto scratch = [&] {
     return thread_scratch(0, std::max(pad_scratch_bytes(plan), strip_scratch_bytes(plan)));
   };
+  // Codes that are kept are quantised in memory order first, and then copied into the padded planes.
+  const bool keep = input.kept_codes != nullptr;
+  const int64_t mask_bytes = (input.sample_size + 7) / 8;
+  const auto keep_codes = [&](int64_t n, int64_t begin, int64_t end) {
+    Source s = source_of(n);
+    s.values += begin;
+    return kernels.quantize(s, end - begin, input.kept_codes + n * input.sample_size + begin,
+                            input.kept_mask + n * mask_bytes + begin / 8);
+  };
+  const auto padding_source = [&](int64_t n) {
+    Source s = source_of(n);
+    if (keep) {
+      s.values = nullptr;
+      s.codes = input.kept_codes + n * input.sample_size;
+    }
+    return s;
+  };
   if (input.samples >= at::get_num_threads() || at::in_parallel_region()) {
     at::parallel_for(0, input.samples, 1, [&](int64_t begin, int64_t end) {
       uint8_t* work = scratch();
       uint8_t* codes = thread_scratch(1, plan.codes_bytes());
       for (int64_t n = begin; n < end; ++n) {
-        const bool nan = kernels.pad_rows(plan, source_of(n), 0, rows, codes, work);
+        const bool kept_nan = keep && keep_codes(n, 0, input.sample_size);
+        const bool nan = kernels.pad_rows(plan, padding_source(n), 0, rows, codes, work) || kept_nan;
         kernels.strips(plan, task_of(n, codes), 0, plan.strips, work);
         if (nan) poison(n);
       }
@@ -150,8 +168,14 @@ void run_batch(const Plan& plan, const ConvArgs& args, const BatchInput& input, 
   uint8_t* codes = thread_scratch(1, plan.codes_bytes());
   for (int64_t n = 0; n < input.samples; ++n) {
     std::atomic<bool> nan{false};
+    if (keep) {
+      constexpr int64_t block = 4096;
+      at::parallel_for(0, (input.sample_size + block - 1) / block, 1, [&](int64_t begin, int64_t end) {
+        if (keep_codes(n, begin * block, std::min(input.sample_size, end * block))) nan = true;
+      });
+    }
     at::parallel_for(0, rows, std::max<int64_t>(1, rows / (2 * at::get_num_threads())), [&](int64_t begin, int64_t end) {
-      if (kernels.pad_rows(plan, source_of(n), begin, end, codes, scratch())) nan = true;
+      if (kernels.pad_rows(plan, padding_source(n), begin, end, codes, scratch())) nan = true;
     });
     at::parallel_for(0, plan.strips, 1, [&](int64_t begin, int64_t end) {
       kernels.strips(plan, task_of(n, codes), begin, end, scratch());

@@ -28,6 +28,8 @@ struct BatchInput {
   const uint8_t* codes = nullptr;
   int64_t samples = 0, sample_size = 0;
   bool channels_last = false;
+  uint8_t* kept_codes = nullptr;  // [samples, sample_size] and [samples, ceil(sample_size / 8)]: filled for backward
+  uint8_t* kept_mask = nullptr;
 };
 
 // Runs the whole batch: out is dense float32 [N, out, *spatial] in the memory format of the input.

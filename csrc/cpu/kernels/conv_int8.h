@@ -35,6 +35,10 @@ struct Task {
 
 struct Kernels {
   int64_t tile_rows;
+  // Codes (shifted) of n values and, in mask, a bit for each that lies inside the grid. True if a value was NaN.
+  bool (*quantize)(const Source& source, int64_t n, uint8_t* codes, uint8_t* mask);
+  // values[i] = 0 where bit i is 0.
+  void (*apply_mask)(float* values, int64_t n, const uint8_t* mask);
   // Rows [begin, end) of padded[0] * padded[1] of every plane. True if a value was NaN. scratch: pad_scratch_bytes.
   bool (*pad_rows)(const Plan& plan, const Source& source, int64_t begin, int64_t end, uint8_t* codes, uint8_t* scratch);
   // Strips [begin, end) of plan.strips. scratch: strip_scratch_bytes, 64-byte aligned.

@@ -82,5 +82,5 @@ void gemm(const uint8_t* a, int64_t row_stride, int64_t rows, const Run* runs, i
 #include "cpu/kernels/conv_int8_generic.h"
 
 namespace torchqat::cpu::conv {
-Kernels kernels_amx() { return {16, &pad_rows, &strips}; }
+Kernels kernels_amx() { return {16, &quantize_masked, &mask_values, &pad_rows, &strips}; }
 }  // namespace torchqat::cpu::conv

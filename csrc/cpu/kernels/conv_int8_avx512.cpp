@@ -81,5 +81,5 @@ void gemm(const uint8_t* a, int64_t row_stride, int64_t rows, const Run* runs, i
 #include "cpu/kernels/conv_int8_generic.h"
 
 namespace torchqat::cpu::conv {
-Kernels kernels_avx512() { return {1, &pad_rows, &strips}; }
+Kernels kernels_avx512() { return {1, &quantize_masked, &mask_values, &pad_rows, &strips}; }
 }  // namespace torchqat::cpu::conv

@@ -38,6 +38,38 @@ inline uint32_t quantize_run(const Source& s, const float* values, int64_t n, ui
   return nan;
 }
 
+bool quantize_masked(const Source& s, int64_t n, uint8_t* codes, uint8_t* mask) {
+  const Vec scale(s.scale), zero(s.zero_point), low(s.quant_min), high(s.quant_max), shift(static_cast<float>(s.shift));
+  uint32_t nan = 0;
+  float last[16] = {};
+  uint8_t last_codes[16];
+  for (int64_t i = 0; i < n; i += 16) {
+    const int64_t left = std::min<int64_t>(16, n - i);
+    const float* from = s.values + i;
+    uint8_t* to = codes + i;
+    if (left < 16) {
+      std::memcpy(last, from, static_cast<size_t>(left) * sizeof(float));
+      from = last;
+      to = last_codes;
+    }
+    uint32_t inside = 0;
+    for (int j = 0; j < 16; j += Vec::size) {
+      const Vec x = Vec::load(from + j), level = numerics::affine_level(x, scale, zero);
+      nan |= numerics::mask_bits(numerics::is_nan(x));
+      inside |= numerics::mask_bits(in_range(level, low, high)) << j;
+      (numerics::storable_code(numerics::clamp_level(level, low, high), zero) + shift).store_u8(to + j);
+    }
+    if (left < 16) std::memcpy(codes + i, last_codes, static_cast<size_t>(left));
+    mask[i / 8] = static_cast<uint8_t>(inside);
+    if (left > 8) mask[i / 8 + 1] = static_cast<uint8_t>(inside >> 8);
+  }
+  return nan != 0;
+}
+
+void mask_values(float* values, int64_t n, const uint8_t* mask) {
+  for (int64_t i = 0; i < n; ++i) values[i] = (mask[i / 8] >> (i % 8) & 1) != 0 ? values[i] : 0.0f;
+}
+
 inline uint32_t load_run(const Source& s, int64_t at, int64_t n, uint8_t* to, bool roomy) {
   if (s.values != nullptr) return quantize_run(s, s.values + at, n, to, roomy);
   std::memcpy(to, s.codes + at, static_cast<size_t>(n));

@@ -1,6 +1,7 @@
 // torchqat's C++ interface: every op as a function of the same name in namespace torchqat, with autograd.
 // Linking the CMake target torchqat::torchqat registers the ops; nothing need be called.
 #pragma once
+
 #include <torchqat/conv_int8.h>
 #include <torchqat/embedding.h>
 #include <torchqat/fake_quantize.h>
@@ -8,5 +9,6 @@
 #include <torchqat/learned.h>
 #include <torchqat/linear_int8.h>
 #include <torchqat/packing.h>
+#include <torchqat/qat_conv_int8.h>
 #include <torchqat/qparams.h>
 #include <torchqat/quantize.h>

@@ -1,0 +1,203 @@
+// The training convolution on the CPU: the forward of conv_int8 on codes that are kept, and gradients from them.
+#include "ops/qat_conv_int8.h"
+
+#include <ATen/ops/convolution_backward.h>
+
+#include "cpu/conv_int8.h"
+#include "cpu/isa.h"
+
+namespace torchqat {
+namespace {
+
+using namespace cpu::conv;
+
+struct QuantizedWeight {
+  at::Tensor codes;  // int8 [out, in / groups, *kernel]
+  at::Tensor mask;   // uint8 [out, bytes]
+  at::Tensor scale;  // float32 [out]
+};
+
+int64_t sample_bytes(int64_t elements) { return (elements + 7) / 8; }
+
+QuantizedWeight quantize_weight(const char* op, const at::Tensor& weight, const at::Tensor& weight_scale, int64_t low,
+                                int64_t high) {
+  const at::Tensor w = weight.to(at::kFloat).contiguous();
+  const int64_t out = w.size(0), filter = out == 0 ? 0 : w.numel() / out, bytes = sample_bytes(filter);
+  QuantizedWeight q;
+  q.scale = checked_scale(op, "weight_scale", weight_scale).reshape(-1).expand({out}).contiguous();
+  q.codes = at::empty(w.sizes(), w.options().dtype(at::kChar));
+  q.mask = at::empty({out, bytes}, w.options().dtype(at::kByte));
+  const Kernels kernels = current_kernels();
+  const float* values = w.const_data_ptr<float>();
+  const float* scale = q.scale.const_data_ptr<float>();
+  auto* codes = reinterpret_cast<uint8_t*>(q.codes.mutable_data_ptr<int8_t>());
+  uint8_t* mask = q.mask.mutable_data_ptr<uint8_t>();
+  at::parallel_for(0, out, std::max<int64_t>(1, 32768 / std::max<int64_t>(filter, 1)), [&](int64_t begin, int64_t end) {
+    for (int64_t o = begin; o < end; ++o) {
+      Source s;
+      s.values = values + o * filter;
+      s.scale = scale[o];
+      s.quant_min = static_cast<float>(low);
+      s.quant_max = static_cast<float>(high);
+      s.shift = 128;
+      kernels.quantize(s, filter, codes + o * filter, mask + o * bytes);
+      for (int64_t i = o * filter; i < (o + 1) * filter; ++i) codes[i] ^= 0x80;  // back to two's complement
+    }
+  });
+  return q;
+}
+
+at::Tensor rounded_zero_point(const at::Tensor& zero_point, int64_t low, int64_t high) {
+  if (!zero_point.is_floating_point()) return zero_point;
+  return zero_point.to(at::kFloat).round().clamp(static_cast<double>(low), static_cast<double>(high));
+}
+
+at::Tensor positive_scale(const at::Tensor& scale) {
+  return scale.to(at::kFloat).clamp_min(static_cast<double>(std::numeric_limits<float>::min()));
+}
+
+struct Forward {
+  at::Tensor output, codes, mask;
+  QuantizedWeight weight;
+};
+
+Forward forward(const char* op, const at::Tensor& input, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
+                const at::Tensor& input_scale, const at::Tensor& input_zero_point, const at::Tensor& weight_scale,
+                int64_t input_quant_min, int64_t input_quant_max, int64_t weight_quant_min, int64_t weight_quant_max,
+                at::IntArrayRef stride, at::IntArrayRef padding, at::IntArrayRef dilation, int64_t groups, bool learned, bool keep) {
+  check_conv_input_dtype(op, input);
+  check_qat_conv(op, input, weight, weight_scale, weight_quant_min, weight_quant_max, groups);
+  const auto kernel_size = weight.sizes().slice(2);
+  const ConvArgs args{op, input_quant_min, input_quant_max, kernel_size, stride, padding, dilation, groups};
+  check_conv_int8(args, input, weight_scale.reshape(-1).expand({weight.size(0)}), bias, input_scale, input_zero_point);
+  const auto sizes = conv_output_sizes(args, input, weight.size(0));
+  const auto format = input.suggest_memory_format();
+  const at::Tensor zero_point = rounded_zero_point(input_zero_point, input_quant_min, input_quant_max);
+  const InputQparams qparams = input_qparams(args, learned ? positive_scale(input_scale) : input_scale, zero_point);
+
+  Forward f;
+  f.weight = quantize_weight(op, weight, learned ? positive_scale(weight_scale) : weight_scale, weight_quant_min, weight_quant_max);
+  const at::Tensor b = bias.has_value() && bias->defined() ? bias->to(at::kFloat).contiguous() : at::Tensor();
+  const at::Tensor x = input.to(at::kFloat).contiguous(format);
+  at::Tensor y = at::empty_symint(sizes, x.options(), format);
+  const int64_t samples = x.size(0), sample = samples == 0 ? 0 : x.numel() / samples, bytes = sample_bytes(sample);
+  const auto byte = x.options().dtype(at::kByte);
+  if (keep) {
+    f.codes = at::empty(x.sizes(), byte, format);
+    f.mask = at::empty({samples, bytes}, byte);
+  }
+  BatchInput batch{x.const_data_ptr<float>(), nullptr, samples, sample, format != at::MemoryFormat::Contiguous};
+  if (keep) {
+    batch.kept_codes = f.codes.mutable_data_ptr<uint8_t>();
+    batch.kept_mask = f.mask.mutable_data_ptr<uint8_t>();
+  }
+  if (x.numel() > 0 && weight.numel() > 0) {
+    const WeightLayout layout = weight_layout(groups, weight.size(1), weight.size(0) / groups,
+                                              static_cast<int>(kernel_size.size()), dims_of(kernel_size, 1));
+    const at::Tensor packed = at::empty({layout.packed_bytes()}, byte);
+    pack_weight(layout, f.weight.codes.const_data_ptr<int8_t>(), packed.mutable_data_ptr<uint8_t>());
+    const Plan plan = make_plan(layout, dims_of(x.sizes().slice(2), 1), dims_of(stride, 1), dims_of(padding, 0),
+                                dims_of(dilation, 1), current_kernels().tile_rows);
+    run_batch(plan, args, batch, qparams, packed.const_data_ptr<uint8_t>(), f.weight.scale, b, y.mutable_data_ptr<float>());
+  } else if (y.numel() > 0) {
+    y.zero_();
+  }
+  f.output = y.to(input.scalar_type());
+  return f;
+}
+
+at::Tensor qat_conv_int8_cpu(const at::Tensor& input, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
+                             const at::Tensor& input_scale, const at::Tensor& input_zero_point,
+                             const at::Tensor& weight_scale, int64_t input_quant_min, int64_t input_quant_max,
+                             int64_t weight_quant_min, int64_t weight_quant_max, at::IntArrayRef stride,
+                             at::IntArrayRef padding, at::IntArrayRef dilation, int64_t groups, bool input_learned,
+                             bool weight_learned, double, double, std::string_view backward) {
+  check_backward_mode("qat_conv_int8", backward);
+  return forward("qat_conv_int8", input, weight, bias, input_scale, input_zero_point, weight_scale, input_quant_min,
+                 input_quant_max, weight_quant_min, weight_quant_max, stride, padding, dilation, groups,
+                 input_learned || weight_learned, /*keep=*/false)
+      .output;
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> qat_conv_forward_cpu(
+    const at::Tensor& input, const at::Tensor& weight, const std::optional<at::Tensor>& bias, const at::Tensor& input_scale,
+    const at::Tensor& input_zero_point, const at::Tensor& weight_scale, int64_t input_quant_min, int64_t input_quant_max,
+    int64_t weight_quant_min, int64_t weight_quant_max, at::IntArrayRef stride, at::IntArrayRef padding,
+    at::IntArrayRef dilation, int64_t groups, bool learned) {
+  Forward f = forward("qat_conv_int8", input, weight, bias, input_scale, input_zero_point, weight_scale, input_quant_min,
+                      input_quant_max, weight_quant_min, weight_quant_max, stride, padding, dilation, groups, learned, /*keep=*/true);
+  return {f.output, f.codes, f.mask, f.weight.codes, f.weight.mask};
+}
+
+// Values [rows, elements] in memory order, each row with its own bits.
+void apply_mask(at::Tensor& values, const at::Tensor& mask) {
+  const int64_t rows = mask.size(0), bytes = mask.size(1), elements = rows == 0 ? 0 : values.numel() / rows;
+  float* data = values.mutable_data_ptr<float>();
+  const uint8_t* bits = mask.const_data_ptr<uint8_t>();
+  const Kernels kernels = current_kernels();
+  at::parallel_for(0, rows, std::max<int64_t>(1, 65536 / std::max<int64_t>(elements, 1)), [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) kernels.apply_mask(data + r * elements, elements, bits + r * bytes);
+  });
+}
+
+// [entries] as [entries, 1, ...] of `dims` dimensions; one element broadcasts.
+at::Tensor leading(const at::Tensor& t, int64_t dims) {
+  std::vector<int64_t> shape(static_cast<size_t>(dims), 1);
+  shape[0] = t.numel();
+  return t.reshape(shape);
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor> qat_conv_backward_cpu(
+    const at::Tensor& grad_output, const at::Tensor& codes, const std::optional<at::Tensor>& mask,
+    const at::Tensor& weight_codes, const std::optional<at::Tensor>& weight_mask, const at::Tensor& input_scale,
+    const at::Tensor& input_zero_point, const at::Tensor& weight_scale, int64_t input_quant_min, int64_t input_quant_max,
+    at::IntArrayRef stride, at::IntArrayRef padding, at::IntArrayRef dilation, int64_t groups, std::array<bool, 3> wanted,
+    std::string_view backward) {
+  check_backward_mode("_qat_conv_int8_backward", backward);
+  const int64_t dims = codes.dim();
+  const auto format = codes.suggest_memory_format();
+  const auto floats = grad_output.options().dtype(at::kFloat);
+  const at::Tensor grad = grad_output.to(at::kFloat).contiguous(format);
+  at::Tensor grad_input = at::empty({0}, floats), grad_weight = at::empty({0}, floats), grad_bias = at::empty({0}, floats);
+  std::vector<int64_t> all_but_channels{0};
+  for (int64_t d = 2; d < dims; ++d) all_but_channels.push_back(d);
+  if (wanted[2]) grad_bias = grad.sum(all_but_channels);
+  if (!wanted[0] && !wanted[1]) return {grad_input, grad_weight, grad_bias};
+
+  const double shift = input_quant_min < 0 ? 128 : 0;
+  const at::Tensor zero = rounded_zero_point(input_zero_point, input_quant_min, input_quant_max).to(at::kFloat) + shift;
+  // Codes and code differences are exact in bfloat16; the weight scale goes into the gradient, which alone is rounded. The
+  // results stay in float32: torch's bfloat16 convolution would round them a second time.
+  const at::Tensor scale_w = positive_scale(weight_scale).reshape(-1).expand({weight_codes.size(0)});
+  const at::Tensor scale_x = leading(positive_scale(input_scale), dims);
+  std::vector<int64_t> channel_shape(static_cast<size_t>(dims), 1);
+  channel_shape[1] = weight_codes.size(0);
+  at::Tensor scaled = grad * scale_w.reshape(channel_shape);
+  if (backward == "bfloat16") scaled = scaled.to(at::kBFloat16).to(at::kFloat);
+  at::Tensor centred = codes.to(at::kFloat).sub_(leading(zero, dims));
+  const bool per_sample = scale_x.numel() > 1;
+  if (per_sample && wanted[1]) centred.mul_(scale_x);
+  const std::vector<int64_t> output_padding(static_cast<size_t>(dims - 2), 0);
+  auto [dx, dw, db] = at::convolution_backward(scaled, centred, weight_codes.to(at::kFloat).contiguous(format), std::nullopt, stride, padding,
+                                               dilation, false, output_padding, groups, {wanted[0], wanted[1], false});
+  if (wanted[0]) {
+    grad_input = dx.to(at::kFloat).contiguous(format);
+    if (mask.has_value()) apply_mask(grad_input, *mask);
+  }
+  if (wanted[1]) {
+    grad_weight = dw.to(at::kFloat).contiguous().div_(leading(scale_w, dims));
+    if (!per_sample) grad_weight.mul_(scale_x.reshape({}));
+    if (weight_mask.has_value()) apply_mask(grad_weight, *weight_mask);
+  }
+  return {grad_input, grad_weight, grad_bias};
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(torchqat, CPU, m) {
+  m.impl("qat_conv_int8", &qat_conv_int8_cpu);
+  m.impl("_qat_conv_int8_forward", &qat_conv_forward_cpu);
+  m.impl("_qat_conv_int8_backward", &qat_conv_backward_cpu);
+}
+
+}  // namespace torchqat

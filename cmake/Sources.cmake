@@ -24,6 +24,11 @@ set(TORCHQAT_KERNEL_SOURCES
   csrc/cpu/kernels/pack_s8_avx2.cpp
   csrc/cpu/kernels/pack_s8_avx512.cpp
   csrc/cpu/kernels/pack_s8_scalar.cpp
+  csrc/cpu/kernels/linear_grouped_amx.cpp
+  csrc/cpu/kernels/linear_grouped_avx2.cpp
+  csrc/cpu/kernels/linear_grouped_avx512.cpp
+  csrc/cpu/kernels/linear_grouped_pack_scalar.cpp
+  csrc/cpu/kernels/linear_grouped_scalar.cpp
   csrc/cpu/kernels/packing_scalar.cpp
   csrc/cpu/kernels/quantize_rows_avx2.cpp
   csrc/cpu/kernels/quantize_rows_avx512.cpp
@@ -35,6 +40,7 @@ set(TORCHQAT_KERNEL_SOURCES
 
 set(TORCHQAT_TORCH_SOURCES
   csrc/autocast/conv_int8.cpp
+  csrc/autocast/linear_grouped.cpp
   csrc/autocast/linear_int8.cpp
   csrc/autocast/qat_conv_int8.cpp
   csrc/autograd/fake_quantize.cpp
@@ -48,9 +54,11 @@ set(TORCHQAT_TORCH_SOURCES
   csrc/cpu/embedding.cpp
   csrc/cpu/fake_quantize.cpp
   csrc/cpu/float_grid.cpp
+  csrc/cpu/grouped_gemm.cpp
   csrc/cpu/int8_gemm.cpp
   csrc/cpu/isa_ops.cpp
   csrc/cpu/learned.cpp
+  csrc/cpu/linear_grouped.cpp
   csrc/cpu/linear_int8.cpp
   csrc/cpu/packing.cpp
   csrc/cpu/qat_conv_int8.cpp
@@ -61,6 +69,7 @@ set(TORCHQAT_TORCH_SOURCES
   csrc/meta/fake_quantize.cpp
   csrc/meta/float_grid.cpp
   csrc/meta/learned.cpp
+  csrc/meta/linear_grouped.cpp
   csrc/meta/linear_int8.cpp
   csrc/meta/packing.cpp
   csrc/meta/qat_conv_int8.cpp
@@ -73,6 +82,7 @@ set(TORCHQAT_TORCH_SOURCES
   csrc/ops/float_grid.cpp
   csrc/ops/learned.cpp
   csrc/ops/library.cpp
+  csrc/ops/linear_grouped.cpp
   csrc/ops/linear_int8.cpp
   csrc/ops/packed_header.cpp
   csrc/ops/packing.cpp
@@ -91,6 +101,7 @@ set(TORCHQAT_PUBLIC_HEADERS
   csrc/include/torchqat/fake_quantize.h
   csrc/include/torchqat/float_grid.h
   csrc/include/torchqat/learned.h
+  csrc/include/torchqat/linear_grouped.h
   csrc/include/torchqat/linear_int8.h
   csrc/include/torchqat/packing.h
   csrc/include/torchqat/qat_conv_int8.h

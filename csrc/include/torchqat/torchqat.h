@@ -7,6 +7,7 @@
 #include <torchqat/fake_quantize.h>
 #include <torchqat/float_grid.h>
 #include <torchqat/learned.h>
+#include <torchqat/linear_grouped.h>
 #include <torchqat/linear_int8.h>
 #include <torchqat/packing.h>
 #include <torchqat/qat_conv_int8.h>

@@ -1,0 +1,159 @@
+// Tensors to grouped linear kernels.
+#include "cpu/grouped_gemm.h"
+
+#include <cstring>
+
+#include "cpu/isa.h"
+#include "ops/linear_grouped.h"
+#include "ops/packed_header.h"
+
+namespace torchqat {
+namespace {
+
+// Positive and finite, on raw bits: one unsigned comparison each. `infinity` is the bits of +inf.
+template <typename Bits>
+bool all_positive(const void* data, int64_t count, Bits infinity) {
+  const Bits* bits = static_cast<const Bits*>(data);
+  Bits bad = 0;
+  for (int64_t i = 0; i < count; ++i) bad |= static_cast<Bits>(bits[i] - 1) >= static_cast<Bits>(infinity - 1);
+  return bad == 0;
+}
+
+bool all_positive(const at::Tensor& dense) {
+  switch (dense.scalar_type()) {
+    case at::kFloat: return all_positive<uint32_t>(dense.const_data_ptr(), dense.numel(), 0x7f800000u);
+    case at::kBFloat16: return all_positive<uint16_t>(dense.const_data_ptr(), dense.numel(), 0x7f80u);
+    case at::kHalf: return all_positive<uint16_t>(dense.const_data_ptr(), dense.numel(), 0x7c00u);
+    default: return all_positive<uint64_t>(dense.const_data_ptr(), dense.numel(), 0x7ff0000000000000u);
+  }
+}
+
+}  // namespace
+
+void check_scale_values(const char* op, const char* name, const at::Tensor& scale) {
+  const at::Tensor dense = scale.is_non_overlapping_and_dense() ? scale : scale.contiguous();
+  if (all_positive(dense)) return;
+  const at::Tensor values = scale.detach().to(at::kDouble).reshape(-1);
+  const at::Tensor bad = at::logical_not(at::isfinite(values) & (values > 0)).nonzero();
+  const int64_t first = bad.select(0, 0).item<int64_t>();
+  TORCH_CHECK_VALUE(false, op, ": ", name, " must be finite and > 0, got ", values[first].item<double>(), " at ", first);
+}
+
+at::Tensor pack_grouped(const at::Tensor& bytes, int64_t bits, int64_t group_size) {
+  const bool is_signed = bytes.scalar_type() == at::kChar;
+  const int64_t n = bytes.size(0), k = bytes.size(1);
+  const cpu::GroupedLayout w = cpu::grouped_layout(n, k, group_size, static_cast<int>(bits), is_signed);
+  at::Tensor packed = make_packed(PackedFormat::linear_grouped, kLinearGroupedVersion,
+                                  {n, k, group_size, bits, is_signed, 0}, w.bytes());
+  const auto* codes = static_cast<const uint8_t*>(bytes.const_data_ptr());
+  uint8_t* out = packed.mutable_data_ptr<uint8_t>() + kPackedHeaderBytes;
+  at::parallel_for(0, w.panels, 1, [&](int64_t begin, int64_t end) { cpu::grouped_pack(w, codes, out, begin, end); });
+  return packed;
+}
+
+GroupedWeight read_grouped_weight(const char* op, const at::Tensor& packed_weight) {
+  const auto [n, k, group, bits, is_signed, unused] =
+      read_packed(op, "packed_weight", packed_weight, PackedFormat::linear_grouped, kLinearGroupedVersion);
+  const bool known = n >= 0 && k >= 0 && group >= 1 && (bits == 2 || bits == 3 || bits == 4 || bits == 8);
+  GroupedWeight weight;
+  if (known) weight.layout = cpu::grouped_layout(n, k, group, static_cast<int>(bits), is_signed != 0);
+  TORCH_CHECK_VALUE(known && packed_weight.numel() == kPackedHeaderBytes + weight.layout.bytes(), op,
+                    ": packed_weight must hold ", n, " x ", k, " codes of ", bits, " bits in groups of ", group, ", got ",
+                    packed_weight.numel(), " bytes");
+  weight.data = packed_weight.const_data_ptr<uint8_t>() + kPackedHeaderBytes;
+  weight.is_signed = is_signed != 0;
+  return weight;
+}
+
+GroupedScaleView view_weight_scale(const char* op, const at::Tensor& weight_scale, const cpu::GroupedLayout& w) {
+  TORCH_CHECK_VALUE(grouped_out_features(weight_scale) == w.n && weight_scale.size(1) == w.groups, op,
+                    ": weight_scale must have shape [", w.n, ", ", w.groups, "] for this packed_weight, got ",
+                    weight_scale.sizes());
+  TORCH_CHECK_VALUE(weight_scale.device().is_cpu(), op, ": weight_scale must be on the CPU, got ", weight_scale.device());
+  GroupedScaleView view;
+  const at::ScalarType dtype = weight_scale.scalar_type();
+  view.owner = dtype == at::kDouble ? weight_scale.detach().to(at::kFloat) : weight_scale;
+  if (weight_scale.dim() == 2) check_scale_values(op, "weight_scale", view.owner);
+  cpu::GroupedScale& s = view.scale;
+  s.data = view.owner.const_data_ptr();
+  s.type = dtype == at::kBFloat16 ? cpu::ScaleType::bfloat16
+           : dtype == at::kHalf   ? cpu::ScaleType::float16
+                                  : cpu::ScaleType::float32;
+  const bool packed = weight_scale.dim() == 3;
+  s.column_stride = view.owner.stride(packed ? 2 : 0);
+  s.group_stride = view.owner.stride(1);
+  s.panel_stride = packed ? view.owner.stride(0) : cpu::kGroupedColumns * s.column_stride;
+  return view;
+}
+
+QuantizedRows quantize_grouped_rows(const at::Tensor& input, int64_t rows, const cpu::GroupedLayout& w,
+                                    const InputQParams& qparams, bool with_mask) {
+  QuantizedRows out;
+  const auto bytes = input.options().dtype(at::kByte);
+  const int64_t mask_bytes = (w.k + 7) / 8, padded = w.k_padded();
+  const bool in_place = w.group_padded == w.group || w.groups == 1;
+  out.codes = at::empty({rows + 16, padded}, bytes);
+  out.nan_rows = at::empty({rows}, bytes);
+  if (with_mask) out.mask = at::empty({rows, mask_bytes}, bytes);
+  const at::Tensor flat = in_place ? out.codes : at::empty({rows, w.k}, bytes);
+  cpu::QuantizeRows q;
+  q.input = input.const_data_ptr();
+  q.type = float_type(input.scalar_type());
+  q.columns = q.ld_input = w.k;
+  q.scale = qparams.scale.const_data_ptr<float>();
+  q.zero_point = qparams.zero_point.const_data_ptr<int32_t>();
+  q.stride = qparams.stride;
+  q.quant_min = static_cast<float>(qparams.quant_min);
+  q.quant_max = static_cast<float>(qparams.quant_max);
+  q.codes = flat.mutable_data_ptr<uint8_t>();
+  q.ld_codes = in_place ? padded : w.k;
+  q.nan_rows = out.nan_rows.mutable_data_ptr<uint8_t>();
+  if (with_mask) {
+    q.mask = out.mask.mutable_data_ptr<uint8_t>();
+    q.ld_mask = mask_bytes;
+  }
+  const auto kernel = cpu::select<cpu::QuantizeRowsFn>(cpu::quantize_rows_scalar, cpu::quantize_rows_avx2,
+                                                       cpu::quantize_rows_avx512);
+  uint8_t* codes = out.codes.mutable_data_ptr<uint8_t>();
+  at::parallel_for(0, rows, std::max<int64_t>(1, 32768 / std::max<int64_t>(w.k, 1)), [&](int64_t begin, int64_t end) {
+    kernel(q, begin, end);
+    for (int64_t i = begin; i < end && !in_place; ++i) {
+      std::memset(codes + i * padded, 0, static_cast<size_t>(padded));
+      for (int64_t g = 0; g < w.groups; ++g) {
+        std::memcpy(codes + i * padded + g * w.group_padded, q.codes + i * w.k + g * w.group,
+                    static_cast<size_t>(std::min(w.group, w.k - g * w.group)));
+      }
+    }
+  });
+  return out;
+}
+
+at::Tensor grouped_gemm(const QuantizedRows& x, int64_t rows, const InputQParams& qparams, const GroupedWeight& weight,
+                        const cpu::GroupedScale& scale, const std::optional<at::Tensor>& bias, at::ScalarType dtype) {
+  const cpu::GroupedLayout& w = weight.layout;
+  at::Tensor y = at::empty({rows, w.n}, x.codes.options().dtype(at::kFloat));
+  cpu::GroupedInt8 g;
+  g.w = w;
+  g.weight = weight.data;
+  g.scale = scale;
+  g.m = rows;
+  g.codes = x.codes.const_data_ptr<uint8_t>();
+  g.lda = w.k_padded();
+  g.input_scale = qparams.scale.const_data_ptr<float>();
+  g.zero_point = qparams.zero_point.const_data_ptr<int32_t>();
+  g.input_stride = qparams.stride;
+  g.nan_rows = x.nan_rows.const_data_ptr<uint8_t>();
+  at::Tensor float_bias;
+  if (bias.has_value()) {
+    float_bias = bias->detach().to(at::kFloat).contiguous();
+    g.bias = float_bias.const_data_ptr<float>();
+  }
+  g.out = y.mutable_data_ptr<float>();
+  g.ldo = w.n;
+  const auto kernel = cpu::select<cpu::GroupedInt8Fn>(cpu::grouped_int8_scalar, cpu::grouped_int8_avx2,
+                                                      cpu::grouped_int8_avx512, cpu::grouped_int8_amx);
+  for_each_grouped_block(rows, w, cpu::grouped_int8_scratch(w), [&](const cpu::GroupedRange& range) { kernel(g, range); });
+  return dtype == at::kFloat ? y : y.to(dtype);
+}
+
+}  // namespace torchqat

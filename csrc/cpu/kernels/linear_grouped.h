@@ -1,0 +1,75 @@
+// Contracts of the linear kernels on weights in groups (numerics/grouped.h has the formulas). Every path gives the same
+// bits, and a row's bits do not depend on the other rows.
+#pragma once
+#include "cpu/kernels/grouped_layout.h"
+
+namespace torchqat::cpu {
+
+// Codes [n, k] (int8, or uint8 for unsigned grids) -> panels [begin, end) of the packed form, and back.
+void grouped_pack(const GroupedLayout& w, const uint8_t* codes, uint8_t* packed, int64_t panel_begin, int64_t panel_end);
+void grouped_unpack(const GroupedLayout& w, const uint8_t* packed, uint8_t* codes, int64_t panel_begin, int64_t panel_end);
+
+// Activations as u8 codes. Signed weight codes only; group_padded at most 32768.
+struct GroupedInt8 {
+  GroupedLayout w;
+  const uint8_t* weight = nullptr;
+  GroupedScale scale;
+  int64_t m = 0;
+  const uint8_t* codes = nullptr;  // [m rounded up to 16, lda], groups at multiples of group_padded; rows beyond m: anything
+  int64_t lda = 0;
+  const float* input_scale = nullptr;  // input_stride apart
+  const int32_t* zero_point = nullptr;  // of the u8 codes
+  int64_t input_stride = 0;            // 0: one for all rows, 1: one per row
+  const uint8_t* nan_rows = nullptr;   // [m] or absent: where not 0, y is NaN
+  const float* bias = nullptr;         // [n] or absent
+  float* out = nullptr;                // [m, ldo]
+  int64_t ldo = 0;
+};
+
+// Float activations.
+struct GroupedFloat {
+  GroupedLayout w;
+  const uint8_t* weight = nullptr;
+  GroupedScale scale;
+  GroupedScale zero_point;             // float32; data absent: 0
+  int64_t m = 0;
+  const float* input = nullptr;        // [m, lda], groups at multiples of group_padded, padding 0
+  int64_t lda = 0;
+  const float* bias = nullptr;         // [n] or absent
+  float* out = nullptr;                // [m, ldo]
+  int64_t ldo = 0;
+};
+
+struct GroupedRange {
+  int64_t row_begin, row_end, panel_begin, panel_end;
+  uint8_t* scratch;  // aligned to 64, grouped_*_scratch() bytes, of this thread alone
+};
+
+constexpr int64_t kGroupedRowsAtOnce = 256;  // a longer range of rows is taken in parts
+
+// Groups unpacked at a time: about 256 k, so that the unpacked block stays in the first-level cache.
+TORCHQAT_INLINE int64_t grouped_block(const GroupedLayout& w) { return std::max<int64_t>(1, 256 / w.group_padded); }
+
+TORCHQAT_INLINE int64_t grouped_int8_scratch(const GroupedLayout& w) {
+  const int64_t block = grouped_block(w) * (w.group_padded + 8) * kGroupedColumns;
+  const int64_t gemv = w.k_padded() + 64 + (w.groups + 16) * 4 + w.groups * kGroupedColumns * 4;
+  return std::max(block + (kGroupedRowsAtOnce + 16) * (kGroupedColumns * 4 + 4), gemv) + 256;
+}
+
+TORCHQAT_INLINE int64_t grouped_float_scratch(const GroupedLayout& w) {
+  return w.groups * kGroupedColumns * 4 * 2 + w.groups * kGroupedRowsAtOnce * 4 + 256;
+}
+
+using GroupedInt8Fn = void (*)(const GroupedInt8&, const GroupedRange&);
+using GroupedFloatFn = void (*)(const GroupedFloat&, const GroupedRange&);
+
+void grouped_int8_scalar(const GroupedInt8&, const GroupedRange&);
+void grouped_int8_avx2(const GroupedInt8&, const GroupedRange&);
+void grouped_int8_avx512(const GroupedInt8&, const GroupedRange&);
+void grouped_int8_amx(const GroupedInt8&, const GroupedRange&);
+
+void grouped_float_scalar(const GroupedFloat&, const GroupedRange&);
+void grouped_float_avx2(const GroupedFloat&, const GroupedRange&);
+void grouped_float_avx512(const GroupedFloat&, const GroupedRange&);
+
+}  // namespace torchqat::cpu

@@ -1,0 +1,131 @@
+// Float rows times packed weights: codes become floats in registers, once for a tile of rows.
+#pragma once
+#include "cpu/kernels/grouped_scales_generic.h"
+#include "cpu/kernels/linear_grouped.h"
+
+namespace torchqat::cpu {
+namespace {
+
+struct FloatPanel {
+  const uint8_t* packed;
+  const float* zero_point;  // [groups][64] or absent
+  GroupedScale scale;
+  int64_t scale_base;
+};
+
+// rows x 64 columns -> out [rows][64]; input_sums [rows][groups], for zero points.
+template <int slot, int rows>
+inline void float_tile(const GroupedLayout& w, const float* x, int64_t lda, const FloatPanel& panel,
+                       const float* input_sums, float* out) {
+  using numerics::Vec;
+  constexpr int vectors = Lanes::gemv_vectors, quads = 8 / slot, step = 4 * Lanes::columns;
+  constexpr int64_t ahead = 6144;
+  const int64_t lines = w.group_bytes / kGroupedLine;
+  const typename Lanes::template Decoder<slot> decode(w.offset);
+  for (int64_t c0 = 0; c0 < kGroupedColumns; c0 += vectors * Lanes::columns) {
+    alignas(64) float totals[rows][vectors * Lanes::columns] = {};
+    const uint8_t* line = panel.packed + 4 * c0;
+    const float* input = x;
+    for (int64_t group = 0; group < w.groups; ++group) {
+      Vec acc[rows][vectors];
+#pragma GCC unroll 6
+      for (int r = 0; r < rows; ++r) {
+#pragma GCC unroll 4
+        for (int c = 0; c < vectors; ++c) acc[r][c] = Vec(0.0f);
+      }
+      for (int64_t l = 0; l < lines; ++l, line += kGroupedLine, input += 4 * quads) {
+        typename Lanes::Bytes bytes[vectors];
+#pragma GCC unroll 4
+        for (int c = 0; c < vectors; ++c) {
+          if constexpr (rows <= 2) Lanes::prefetch(line + c * step + ahead);
+          bytes[c] = Lanes::load_bytes(line + c * step);
+        }
+#pragma GCC unroll 16
+        for (int k = 0; k < 4 * quads; ++k) {
+          const int shift = 8 * (k % 4) + slot * (k / 4);
+#pragma GCC unroll 4
+          for (int c = 0; c < vectors; ++c) {
+            const Vec q = decode(bytes[c], shift);
+#pragma GCC unroll 6
+            for (int r = 0; r < rows; ++r) acc[r][c] = lane_fma(Vec(input[r * lda + k]), q, acc[r][c]);
+          }
+        }
+      }
+      const int64_t at = panel.scale_base + group * panel.scale.group_stride + c0;
+#pragma GCC unroll 4
+      for (int c = 0; c < vectors; ++c) {
+        const Vec scale = load_scale(panel.scale, at + c * Lanes::columns);
+#pragma GCC unroll 6
+        for (int r = 0; r < rows; ++r) {
+          float* t = totals[r] + c * Lanes::columns;
+          Vec sum = acc[r][c];
+          if (panel.zero_point != nullptr) {
+            const Vec z = Vec::load(panel.zero_point + group * kGroupedColumns + c0 + c * Lanes::columns);
+            sum = numerics::without_zero_point(sum, z, Vec(input_sums[r * w.groups + group]));
+          }
+          numerics::add_group(Vec::load(t), sum, scale).store(t);
+        }
+      }
+    }
+    for (int r = 0; r < rows; ++r) {
+      std::memcpy(out + r * kGroupedColumns + c0, totals[r], sizeof(totals[r]));
+    }
+  }
+}
+
+inline void sum_inputs(const GroupedFloat& g, int64_t row, int64_t rows, float* sums) {
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t group = 0; group < g.w.groups; ++group) {
+      const float* x = g.input + (row + r) * g.lda + group * g.w.group_padded;
+      float sum = 0.0f;
+      for (int64_t k = 0; k < g.w.group_padded; ++k) sum += x[k];
+      sums[r * g.w.groups + group] = sum;
+    }
+  }
+}
+
+template <int slot>
+inline void float_rows(const GroupedFloat& g, const GroupedRange& range) {
+  constexpr int most = Lanes::float_rows;
+  const GroupedLayout& w = g.w;
+  auto* scale = reinterpret_cast<float*>(range.scratch);
+  float* zero_point = scale + w.groups * kGroupedColumns;
+  float* sums = zero_point + w.groups * kGroupedColumns;
+  for (int64_t begin = range.row_begin; begin < range.row_end; begin += kGroupedRowsAtOnce) {
+    const int64_t end = std::min(range.row_end, begin + kGroupedRowsAtOnce);
+    if (g.zero_point.data != nullptr) sum_inputs(g, begin, end - begin, sums);
+    for (int64_t p = range.panel_begin; p < range.panel_end; ++p) {
+      FloatPanel panel{g.weight + p * w.panel_bytes, nullptr, g.scale, p * g.scale.panel_stride};
+      if (!is_direct(w, g.scale, p)) {
+        gather_scales(w, g.scale, p, 0, w.groups, scale);
+        panel.scale = GroupedScale{scale, ScaleType::float32, 0, kGroupedColumns, 1};
+        panel.scale_base = 0;
+      }
+      if (g.zero_point.data != nullptr) {
+        gather_scales(w, g.zero_point, p, 0, w.groups, zero_point);
+        panel.zero_point = zero_point;
+      }
+      const int64_t first = p * kGroupedColumns, count = std::min(kGroupedColumns, w.n - first);
+      for (int64_t i = begin; i < end; i += most) {
+        alignas(64) float total[most * kGroupedColumns];
+        const float* x = g.input + i * g.lda;
+        const float* sum = sums + (i - begin) * w.groups;
+        const int64_t rows = std::min<int64_t>(most, end - i);
+        switch (rows) {
+          case 1: float_tile<slot, 1>(w, x, g.lda, panel, sum, total); break;
+          case 2: float_tile<slot, std::min(2, most)>(w, x, g.lda, panel, sum, total); break;
+          case 3: float_tile<slot, std::min(3, most)>(w, x, g.lda, panel, sum, total); break;
+          case 4: float_tile<slot, std::min(4, most)>(w, x, g.lda, panel, sum, total); break;
+          default: float_tile<slot, most>(w, x, g.lda, panel, sum, total); break;
+        }
+        for (int64_t r = 0; r < rows; ++r) {
+          store_row(total + r * kGroupedColumns, g.bias != nullptr ? g.bias + first : nullptr, false, 1.0f, count,
+                    g.out + (i + r) * g.ldo + first);
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace torchqat::cpu

@@ -1,0 +1,10 @@
+// Linear layers on weights in groups: the scalar path.
+#include "cpu/kernels/grouped_lanes_scalar.h"
+#include "cpu/kernels/linear_grouped_entry.h"
+
+namespace torchqat::cpu {
+
+void grouped_int8_scalar(const GroupedInt8& g, const GroupedRange& range) { run_grouped_int8<LaneTile>(g, range, 1); }
+void grouped_float_scalar(const GroupedFloat& g, const GroupedRange& range) { run_grouped_float(g, range); }
+
+}  // namespace torchqat::cpu

@@ -5,6 +5,7 @@ from torchqat._load import build_info, cmake_prefix_path, load_library
 load_library()
 
 from torchqat import nn, observers  # noqa: E402  (the modules need the ops)
+from torchqat.checkpoint import load, save  # noqa: E402
 from torchqat.config import QConfig, QuantSpec  # noqa: E402
 from torchqat.convert import convert, integer_weights  # noqa: E402
 from torchqat.fake_quantize import FakeQuantize  # noqa: E402
@@ -28,9 +29,11 @@ __all__ = [
     "freeze_batch_norm",
     "freeze_observers",
     "integer_weights",
+    "load",
     "nn",
     "observers",
     "prepare_qat",
+    "save",
     "set_fake_quant",
     "unfreeze_observers",
 ]

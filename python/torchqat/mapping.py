@@ -46,3 +46,30 @@ QAT_TO_DEPLOYED = {
     qat.Embedding: (None, None, quantized.Embedding),
     qat.EmbeddingBag: (None, None, quantized.EmbeddingBag),
 }
+
+# By the name that a description (and so a file) carries.
+DEPLOYED_LAYERS = {
+    kind.__name__: kind
+    for kind in (
+        quantized.Conv,
+        quantized.ConvWeightOnly,
+        quantized.Embedding,
+        quantized.EmbeddingBag,
+        quantized.Linear,
+        quantized.LinearGrouped,
+        quantized.LinearWeightOnly,
+    )
+}
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+# Float layers that a deployed one may stand in for, when a file is loaded.
+FLOAT_OF_DEPLOYED = {
+    "Conv": _CONVOLUTIONS,
+    "ConvWeightOnly": _CONVOLUTIONS,
+    "Embedding": (nn.Embedding,),
+    "EmbeddingBag": (nn.EmbeddingBag,),
+    "Linear": (nn.Linear,),
+    "LinearGrouped": (nn.Linear,),
+    "LinearWeightOnly": (nn.Linear,),
+}

@@ -8,6 +8,7 @@ from torchqat import nn, observers  # noqa: E402  (the modules need the ops)
 from torchqat.checkpoint import load, save  # noqa: E402
 from torchqat.config import QConfig, QuantSpec  # noqa: E402
 from torchqat.convert import convert, integer_weights  # noqa: E402
+from torchqat.coverage import coverage  # noqa: E402
 from torchqat.fake_quantize import FakeQuantize  # noqa: E402
 from torchqat.prepare import (  # noqa: E402
     freeze_batch_norm,
@@ -16,6 +17,8 @@ from torchqat.prepare import (  # noqa: E402
     set_fake_quant,
     unfreeze_observers,
 )
+from torchqat.ptq import calibrate, quantize_ptq  # noqa: E402
+from torchqat.verify import verify  # noqa: E402
 
 __version__ = build_info()["version"]
 __all__ = [
@@ -24,8 +27,10 @@ __all__ = [
     "QuantSpec",
     "__version__",
     "build_info",
+    "calibrate",
     "cmake_prefix_path",
     "convert",
+    "coverage",
     "freeze_batch_norm",
     "freeze_observers",
     "integer_weights",
@@ -33,7 +38,9 @@ __all__ = [
     "nn",
     "observers",
     "prepare_qat",
+    "quantize_ptq",
     "save",
     "set_fake_quant",
     "unfreeze_observers",
+    "verify",
 ]

@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from torchqat.config import BLOCK_FORMATS, FLOAT_GRID_MAX, LEARNED, QuantSpec
+from torchqat.config import BLOCK_FORMATS, FLOAT_GRID_MAX, LEARNED, LEVEL_FORMATS, QuantSpec
 from torchqat.observers import RangeObserver, apply_keeping_dtype, in_recomputation
 
 _SCALE_DTYPE = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -98,6 +98,7 @@ class FakeQuantize(nn.Module):
         self.is_weight = role == "weight"
         self.symmetric = spec.symmetric
         self.format = spec.dtype if not spec.is_integer else ""
+        self.by_level = self.format in LEVEL_FORMATS
         self.float_grid = self.format in FLOAT_GRID_MAX
         self.block_format = self.format in BLOCK_FORMATS
         self.mx_rounding = spec.scale_rounding
@@ -191,6 +192,12 @@ class FakeQuantize(nn.Module):
 
     def _from_data(self, x: Tensor) -> tuple[Tensor, Tensor]:
         blocks = self.blocks(x.dim())
+        if self.by_level:
+            if self.format == "ternary":
+                scale = torch.ops.torchqat.choose_scale_ternary(x, blocks)
+            else:
+                scale = torch.ops.torchqat.choose_scale_binary(x, blocks)
+            return self.stored(scale), torch.zeros_like(scale, dtype=torch.int32)
         if self.by_mse:
             scale, zero_point = torch.ops.torchqat.choose_qparams_mse(
                 x, blocks, self.quant_min, self.quant_max, self.symmetric
@@ -284,6 +291,14 @@ class FakeQuantize(nn.Module):
             return 1.0 / math.sqrt(float(numel * self.quant_max))
         return 1.0
 
+    def to_levels(self, x: Tensor, scale: Tensor) -> Tensor:
+        """Ternary and binary values, which an integer kernel then finds exactly on its grid; other formats pass through."""
+        if not self.by_level:
+            return x
+        if self.format == "ternary":
+            return torch.ops.torchqat.fake_quantize_ternary(x, scale, self.blocks(x.dim()))
+        return torch.ops.torchqat.fake_quantize_binary(x, scale, self.blocks(x.dim()))
+
     def with_scale(self, x: Tensor, scale: Tensor | None) -> Tensor:
         """forward with a scale given by the caller (a learned one that BatchNorm was folded into)."""
         if scale is None or not self.enabled:
@@ -294,18 +309,14 @@ class FakeQuantize(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.enabled:
-            if self.static and self.training:
+            if self.training and (self.static or (self.learned and not self.initialized)):
                 self.qparams(x)
             return x
         if self.block_format:
             return self._block_float(x)
-        if self.format == "ternary":
-            scale = self.stored(torch.ops.torchqat.choose_scale_ternary(x.detach(), self.blocks(x.dim())))
-            return torch.ops.torchqat.fake_quantize_ternary(x, scale, self.blocks(x.dim()))
-        if self.format == "binary":
-            scale = self.stored(torch.ops.torchqat.choose_scale_binary(x.detach(), self.blocks(x.dim())))
-            return torch.ops.torchqat.fake_quantize_binary(x, scale, self.blocks(x.dim()))
         scale, zero_point = self.qparams(x)
+        if self.by_level:
+            return self.to_levels(x, scale)
         if self.float_grid:
             return torch.ops.torchqat.fake_quantize_float(x, scale, self.blocks(x.dim()), self.format)
         if self.learned:

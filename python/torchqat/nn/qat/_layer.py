@@ -88,6 +88,7 @@ class QatLayer(nn.Module):
             raise ValueError("integer_weights: this layer's weight stays in float")
         weight, _ = self.effective_weight()
         scale, zero_point = self.weight_qparams(weight)
+        weight = quantizer.to_levels(weight, scale)
         dtype = torch.uint8 if quantizer.quant_min >= 0 else torch.int8
         codes = torch.ops.torchqat.quantize(
             weight, scale, zero_point, quantizer.block_size, quantizer.quant_min, quantizer.quant_max, dtype

@@ -49,6 +49,7 @@ class _Conv(QatLayer):
         input_scale, input_zero_point = self.activation_fake_quant.qparams(input)
         if weight_scale is None:
             weight_scale = self.weight_fake_quant.qparams(weight)[0]
+        weight = self.weight_fake_quant.to_levels(weight, weight_scale)
         return torch.ops.torchqat.qat_conv_int8(
             self.padded(input),
             weight,

@@ -45,10 +45,11 @@ class Linear(QatLayer, nn.Linear):
     def integer_forward(self, input: Tensor) -> Tensor:
         input_scale, input_zero_point = self.activation_fake_quant.qparams(input)
         weight_scale, _ = self.weight_fake_quant.qparams(self.weight)
+        weight = self.weight_fake_quant.to_levels(self.weight, weight_scale)
         if self.weight_group > 0:
             return torch.ops.torchqat.qat_linear_grouped(
                 input,
-                self.weight,
+                weight,
                 self.bias,
                 input_scale,
                 input_zero_point,
@@ -66,7 +67,7 @@ class Linear(QatLayer, nn.Linear):
             )
         return torch.ops.torchqat.qat_linear_int8(
             input,
-            self.weight,
+            weight,
             self.bias,
             input_scale,
             input_zero_point,

@@ -1,0 +1,135 @@
+"""verify, coverage, quantize_ptq and calibrate."""
+
+import pytest
+import torch
+from models import SCHEMES, conv_net, images, trained
+from torch import nn
+
+import torchqat
+from torchqat import QConfig
+
+
+@pytest.mark.parametrize("scheme", ["int8", "lsq", "int8_dynamic"])
+def test_a_certificate_of_equal_bits(scheme):
+    prepared = trained(SCHEMES[scheme])
+    report = torchqat.verify(prepared, torchqat.convert(prepared), [images(seed=1), images(2, seed=2)])
+    assert report.equal and report.output.equal and len(report.layers) == 6
+    assert all(r.equal and r.integer and r.max_difference == 0 for r in report.layers)
+    assert all(r.sqnr > 5 for r in report.layers)
+    assert prepared.training and prepared[0].weight_fake_quant.enabled
+    assert "yes" in str(report) and "3.second" in str(report)
+
+
+def test_a_changed_weight_is_found():
+    prepared = trained(QConfig.int8())
+    converted = torchqat.convert(prepared)
+    converted[6].bias += 1.0
+    report = torchqat.verify(prepared, converted, [images()])
+    assert not report.equal
+    bad = {r.name: r for r in report.layers if not r.equal}
+    assert set(bad) == {"6", "8"} and bad["6"].max_difference == pytest.approx(1.0, rel=1e-5) and bad["6"].max_lsb > 1
+    assert "NO" in str(report)
+
+
+def test_weight_only_shows_the_order_of_summation():
+    prepared = trained(QConfig.int4_weight_only(4))
+    report = torchqat.verify(prepared, torchqat.convert(prepared), [images()])
+    assert report.equal and not any(r.integer for r in report.layers)
+    assert all(r.max_difference < 1e-5 for r in report.layers)
+
+
+def test_batches_are_arguments_or_keywords():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(3, 2)
+
+        def forward(self, x, scale=1.0):
+            return {"y": self.layer(x) * scale}
+
+    prepared = torchqat.prepare_qat(Two(), QConfig.int8_dynamic())
+    x = torch.randn(4, 3)
+    report = torchqat.verify(prepared, torchqat.convert(prepared), [(x, 2.0), {"x": x, "scale": 3.0}, [x]])
+    assert report.equal and report.output.total == 24
+
+
+def test_verify_errors():
+    prepared = torchqat.prepare_qat(nn.Sequential(nn.Linear(3, 2)), QConfig.int8_dynamic())
+    with pytest.raises(ValueError, match="verify: batches must hold at least one"):
+        torchqat.verify(prepared, torchqat.convert(prepared), [])
+    with pytest.raises(ValueError, match="prepared has no QAT layer"):
+        torchqat.verify(nn.Linear(2, 2), nn.Linear(2, 2), [torch.ones(1, 2)])
+    with pytest.raises(ValueError, match="converted has no module '0'"):
+        torchqat.verify(prepared, nn.Linear(3, 2), [torch.ones(1, 3)])
+
+
+def test_coverage_of_float_prepared_and_converted():
+    class Own(nn.Linear):
+        pass
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.bn, self.norm, self.own = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.LayerNorm(4), Own(4, 4)
+            self.skip, self.act = nn.Linear(4, 4), nn.ReLU()
+
+        def forward(self, x):
+            return self.skip(self.own(self.norm(self.act(self.bn(self.conv(x))).mean((2, 3))))) + 1
+
+    prepared = torchqat.prepare_qat(Net(), QConfig.int8_dynamic(), overrides={"skip": None})
+    rows = {r.name: r for r in torchqat.coverage(prepared).rows}
+    assert rows["conv"].quantized and "integer kernel" in rows["conv"].why
+    assert not rows["skip"].quantized and "override" in rows["skip"].why
+    assert "subclass of Linear" in rows["own"].why and rows["norm"].why == "no quantised form"
+    assert rows["act"].why.startswith("float op") and rows["add"].kind == "add"
+    assert not any("fake_quant" in name for name in rows)
+    share = torchqat.coverage(prepared).share
+    assert 0 < share < 1
+    converted = torchqat.coverage(torchqat.convert(prepared))
+    assert {r.name for r in converted.rows if r.quantized} == {"conv"} and "are quantised" in str(converted)
+    assert torchqat.coverage(Net()).share == 0
+    with pytest.raises(TypeError, match="coverage: model must be"):
+        torchqat.coverage(3)
+
+
+def test_coverage_of_what_cannot_be_traced():
+    class Dynamic(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Linear(2, 2)
+
+        def forward(self, x):
+            return self.a(x) if x.sum() > 0 else x
+
+    assert "cannot trace" in str(torchqat.coverage(torchqat.prepare_qat(Dynamic())))
+
+
+def test_ptq_is_close_to_float_at_8_bits_and_worse_at_2():
+    torch.manual_seed(0)
+    model = conv_net().eval()
+    model(images())
+    expected = model(images(32, seed=5))
+    errors = {}
+    for name in ("int8", "int8_dynamic", "int4", "int2"):
+        batches = [images(32, seed=5)]
+        y = torchqat.quantize_ptq(model, SCHEMES[name], batches)(images(32, seed=5))
+        errors[name] = ((y - expected).norm() / expected.norm()).item()
+    assert errors["int8"] < 0.03 and errors["int8_dynamic"] < 0.03
+    assert errors["int8"] < errors["int4"] < errors["int2"]
+    assert not model.training
+
+
+def test_calibration_ranges():
+    for method, expected in (("minmax", 4.0), ("ema", 2.5)):
+        prepared = torchqat.prepare_qat(nn.Sequential(nn.Linear(1, 1)), SCHEMES["int8"])
+        prepared[0].activation_fake_quant.observer.averaging_constant = 0.25
+        torchqat.calibrate(prepared, [torch.tensor([[2.0]]), torch.tensor([[4.0]])], method)
+        assert prepared[0].activation_fake_quant.observer.max_val.item() == expected
+        assert prepared.training and prepared[0].activation_fake_quant.observer.averaging_constant == 0.25
+
+
+def test_ptq_errors():
+    with pytest.raises(RuntimeError, match="has seen no data"):
+        torchqat.quantize_ptq(nn.Sequential(nn.Linear(2, 2)))
+    with pytest.raises(ValueError, match="quantize_ptq: method must be one of minmax, ema, got 'best'"):
+        torchqat.quantize_ptq(nn.Linear(2, 2), method="best")

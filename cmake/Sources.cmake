@@ -21,14 +21,17 @@ set(TORCHQAT_KERNEL_SOURCES
   csrc/cpu/kernels/learned_avx2.cpp
   csrc/cpu/kernels/learned_avx512.cpp
   csrc/cpu/kernels/learned_scalar.cpp
-  csrc/cpu/kernels/pack_s8_avx2.cpp
-  csrc/cpu/kernels/pack_s8_avx512.cpp
-  csrc/cpu/kernels/pack_s8_scalar.cpp
   csrc/cpu/kernels/linear_grouped_amx.cpp
   csrc/cpu/kernels/linear_grouped_avx2.cpp
   csrc/cpu/kernels/linear_grouped_avx512.cpp
   csrc/cpu/kernels/linear_grouped_pack_scalar.cpp
   csrc/cpu/kernels/linear_grouped_scalar.cpp
+  csrc/cpu/kernels/low_bit_avx2.cpp
+  csrc/cpu/kernels/low_bit_avx512.cpp
+  csrc/cpu/kernels/low_bit_scalar.cpp
+  csrc/cpu/kernels/pack_s8_avx2.cpp
+  csrc/cpu/kernels/pack_s8_avx512.cpp
+  csrc/cpu/kernels/pack_s8_scalar.cpp
   csrc/cpu/kernels/packing_scalar.cpp
   csrc/cpu/kernels/quantize_rows_avx2.cpp
   csrc/cpu/kernels/quantize_rows_avx512.cpp
@@ -46,6 +49,7 @@ set(TORCHQAT_TORCH_SOURCES
   csrc/autograd/fake_quantize.cpp
   csrc/autograd/float_grid.cpp
   csrc/autograd/learned.cpp
+  csrc/autograd/low_bit.cpp
   csrc/autograd/qat_conv_int8.cpp
   csrc/autograd/qparams.cpp
   csrc/autograd/quantize.cpp
@@ -60,6 +64,7 @@ set(TORCHQAT_TORCH_SOURCES
   csrc/cpu/learned.cpp
   csrc/cpu/linear_grouped.cpp
   csrc/cpu/linear_int8.cpp
+  csrc/cpu/low_bit.cpp
   csrc/cpu/packing.cpp
   csrc/cpu/qat_conv_int8.cpp
   csrc/cpu/qparams.cpp
@@ -71,6 +76,7 @@ set(TORCHQAT_TORCH_SOURCES
   csrc/meta/learned.cpp
   csrc/meta/linear_grouped.cpp
   csrc/meta/linear_int8.cpp
+  csrc/meta/low_bit.cpp
   csrc/meta/packing.cpp
   csrc/meta/qat_conv_int8.cpp
   csrc/meta/qparams.cpp
@@ -84,6 +90,7 @@ set(TORCHQAT_TORCH_SOURCES
   csrc/ops/library.cpp
   csrc/ops/linear_grouped.cpp
   csrc/ops/linear_int8.cpp
+  csrc/ops/low_bit.cpp
   csrc/ops/packed_header.cpp
   csrc/ops/packing.cpp
   csrc/ops/qat_conv_int8.cpp
@@ -103,6 +110,7 @@ set(TORCHQAT_PUBLIC_HEADERS
   csrc/include/torchqat/learned.h
   csrc/include/torchqat/linear_grouped.h
   csrc/include/torchqat/linear_int8.h
+  csrc/include/torchqat/low_bit.h
   csrc/include/torchqat/packing.h
   csrc/include/torchqat/qat_conv_int8.h
   csrc/include/torchqat/qparams.h

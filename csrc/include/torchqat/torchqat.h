@@ -9,6 +9,7 @@
 #include <torchqat/learned.h>
 #include <torchqat/linear_grouped.h>
 #include <torchqat/linear_int8.h>
+#include <torchqat/low_bit.h>
 #include <torchqat/packing.h>
 #include <torchqat/qat_conv_int8.h>
 #include <torchqat/qparams.h>

@@ -1,12 +1,29 @@
-"""Suite fake_quant: the elementwise quantisers against ATen's, torchao's and a copy."""
+"""Suite fake_quant: the elementwise quantisers against ATen's, torchao's and a copy.
+
+Every size whose outputs are large enough to be given back to the system after each call is measured twice: with fresh
+pages (what a process with default settings pays; page faults dominate) and with an allocator that keeps its memory.
+"""
+
+import importlib
+import importlib.util
+import io
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr
 
 import torch
 
-from torchqat.bench.harness import Report, kept_memory, saved_bytes
+from torchqat.bench.harness import Report, at_least, at_most, kept_memory, saved_bytes
+
+FULL = 4096  # side of the weight matrices: 16M elements
+COPY, ATEN = "copy_", "torch.fake_quantize_per_tensor_affine"
+IDENTITY = "autograd identity that copies"
+LEARNABLE = "torch._fake_quantize_learnable_per_tensor_affine"
 
 
 class CopyIdentity(torch.autograd.Function):
-    """The roof: an autograd identity that copies forward and copies backward."""
+    """The roof of a forward + backward: an autograd identity that copies forward and copies backward."""
 
     @staticmethod
     def forward(ctx, x):
@@ -17,38 +34,221 @@ class CopyIdentity(torch.autograd.Function):
         return grad.clone()
 
 
-def _step(function, x, grad):
-    """forward + backward of `function` through autograd, dropping the gradient."""
+def _step(function: Callable, x: torch.Tensor, grad: torch.Tensor, *leaves: torch.Tensor) -> Callable[[], None]:
+    """forward + backward of function(x) through autograd; gradients are dropped."""
 
     def step():
-        x.grad = None
+        for leaf in (x, *leaves):
+            leaf.grad = None
         function(x).backward(grad)
 
     return step
 
 
-def _per_tensor(report: Report, numel: int, label: str) -> None:
+def _no_grad(function: Callable) -> Callable[[], None]:
+    def forward():
+        with torch.no_grad():
+            function()
+
+    return forward
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
+        try:
+            yield
+        finally:
+            logging.disable(logging.NOTSET)
+
+
+def _torchao_int4() -> Callable | None:
+    """torchao's int4 group fake quantiser, groups of 32; None where torchao is missing."""
+    if importlib.util.find_spec("torchao") is None:
+        return None
+    with _quiet():
+        qat = importlib.import_module("torchao.quantization.qat")
+        fake_quantizer = importlib.import_module("torchao.quantization.qat.fake_quantizer")
+        config = qat.IntxFakeQuantizeConfig(torch.int4, group_size=32, is_symmetric=True)
+        return fake_quantizer.IntxFakeQuantizer(config)
+
+
+def _memory_modes(large: bool) -> Iterator[str]:
+    """Label of each way to measure; the allocator is set accordingly while the label is out."""
+    if not large:
+        yield ""
+        return
+    yield ", fresh pages"
+    with kept_memory() as kept:
+        if kept:
+            yield ", allocator keeps its memory"
+
+
+def _per_tensor(report: Report, numel: int, label: str, large: bool) -> None:
+    ops = torch.ops.torchqat
     x = torch.randn(numel).requires_grad_()
     grad = torch.randn(numel)
+    scale, zero_point = torch.tensor(0.02), torch.tensor(3, dtype=torch.int32)
+    learned = scale.clone().requires_grad_()
+    their_scale = torch.tensor([0.02], requires_grad=True)
+    their_zero_point = torch.tensor([3.0], requires_grad=True)
+    for memory in _memory_modes(large):
+        calls = {
+            ATEN: _step(lambda t: torch.fake_quantize_per_tensor_affine(t, 0.02, 3, -128, 127), x, grad),
+            IDENTITY: _step(CopyIdentity.apply, x, grad),
+            "fake_quantize": _step(lambda t: ops.fake_quantize(t, scale, zero_point, [], -128, 127), x, grad),
+        }
+        bound = 2.2 if "fresh" in memory else 6
+        report.group(f"int8 per tensor, forward + backward, {label}{memory}", calls, baseline=ATEN,
+                     targets={"fake_quantize": [at_least(bound, ATEN), at_most(1.5, IDENTITY)]})  # fmt: skip
+        calls = {
+            LEARNABLE: _step(lambda t: torch._fake_quantize_learnable_per_tensor_affine(
+                t, their_scale, their_zero_point, -128, 127, 1.0), x, grad, their_scale, their_zero_point),
+            "fake_quantize_learned": _step(
+                lambda t: ops.fake_quantize_learned(t, learned, zero_point, [], -128, 127, 1.0), x, grad, learned),
+        }  # fmt: skip
+        bound = 2.8 if large else 6
+        report.group(f"learned scale (LSQ), forward + backward, {label}{memory}", calls, baseline=LEARNABLE,
+                     targets={"fake_quantize_learned": at_least(bound, LEARNABLE)})  # fmt: skip
+
+
+def _given_output(report: Report, numel: int, label: str, bound: float) -> None:
+    ops = torch.ops.torchqat
+    x, y = torch.randn(numel), torch.empty(numel)
+    scale, zero_point = torch.tensor(0.02), torch.tensor(3, dtype=torch.int32)
+    low, high = torch.tensor(float("inf")), torch.tensor(float("-inf"))
+    bad = torch.zeros((), dtype=torch.int64)
+    forward = "fake_quantize.out"
     calls = {
-        "torch.fake_quantize_per_tensor_affine": _step(
-            lambda t: torch.fake_quantize_per_tensor_affine(t, 0.02, 3, -128, 127), x, grad),
-        "identity that copies": _step(CopyIdentity.apply, x, grad),
+        COPY: lambda: y.copy_(x),
+        forward: lambda: ops.fake_quantize.out(x, scale, zero_point, [], -128, 127, out=y),
+    }
+    targets = {forward: at_most(bound, COPY)}
+    if hasattr(ops, "observe_fake_quantize_"):
+        plain, fused = "fake_quantize, new output", "observe_fake_quantize_ (statistics in the same pass)"
+        calls[plain] = lambda: ops.fake_quantize(x, scale, zero_point, [], -128, 127)
+        calls[fused] = lambda: ops.observe_fake_quantize_(x, low, high, bad, [], 1.0, 0, 255, False)
+        targets[fused] = at_most(1.25, plain)
+    report.group(f"forward into a given output, {label}", calls, baseline=COPY, targets=targets)
+
+
+def _granularities(report: Report, side: int, large: bool) -> None:
+    ops = torch.ops.torchqat
+    w = torch.randn(side, side)
+    scale = torch.tensor(0.02)
+    tensor, channel, group = "per tensor, given scale", "per channel, scales from the data", "int4 groups of 32, scales from the data"
+    for memory in _memory_modes(large):
+        calls = {
+            tensor: _no_grad(lambda: ops.fake_quantize(w, scale, None, [], -127, 127)),
+            channel: _no_grad(lambda: ops.fake_quantize_dynamic(w, [1, -1], -127, 127, True)),
+            group: _no_grad(lambda: ops.fake_quantize_dynamic(w, [1, 32], -8, 7, True)),
+        }
+        report.group(f"granularities, forward, [{side}, {side}]{memory}", calls, baseline=tensor,
+                     targets={channel: at_most(1.3, tensor), group: at_most(1.3, tensor)})  # fmt: skip
+
+
+def _int4_groups(report: Report, side: int, large: bool) -> None:
+    ops = torch.ops.torchqat
+    w = torch.randn(side, side, requires_grad=True)
+    grad = torch.randn(side, side)
+    ours, eager, compiled, formula = "fake_quantize_dynamic", "torchao eager", "torchao compiled", "torch.compile of the formula"
+    peer = _torchao_int4()
+    if peer is None:
+        report.note("torchao is not installed: its lines are left out")
+
+    def plain(t):
+        groups = t.view(side, -1, 32)
+        s = groups.detach().abs().amax(-1, keepdim=True) / 7
+        q = groups / s
+        return ((q + (q.round().clamp(-8, 7) - q).detach()) * s).view(side, side)
+
+    for memory in _memory_modes(large):
+        calls = {ours: _step(lambda t: ops.fake_quantize_dynamic(t, [1, 32], -8, 7, True), w, grad)}
+        targets = []
+        if peer is not None:
+            calls[eager] = _step(peer, w, grad)
+            targets.append(at_least(4, eager))
+        if report.options is not None and report.options.compiled:
+            calls[formula] = _step(torch.compile(plain), w, grad)
+            targets.append(at_least(1.5, formula))
+            if peer is not None:
+                calls[compiled] = _step(torch.compile(peer), w, grad)
+                targets.append(at_least(1.5, compiled))
+        report.group(f"int4 groups of 32, forward + backward, [{side}, {side}]{memory}", calls,
+                     baseline=eager if peer is not None else ours, targets={ours: targets})  # fmt: skip
+
+
+def _dtypes_and_float_formats(report: Report, numel: int, label: str, large: bool) -> None:
+    ops = torch.ops.torchqat
+    x = torch.randn(numel // FULL or 1, min(numel, FULL)).requires_grad_()
+    grad = torch.randn_like(x)
+    half = x.detach().bfloat16().requires_grad_()
+    half_grad = grad.bfloat16()
+    scale = torch.tensor(0.02)
+    base = "int8 per tensor, float32"
+    for memory in _memory_modes(large):
+        calls = {
+            base: _step(lambda t: ops.fake_quantize(t, scale, None, [], -128, 127), x, grad),
+            "int8 per tensor, bfloat16": _step(lambda t: ops.fake_quantize(t, scale, None, [], -128, 127), half, half_grad),
+        }
+        targets = {"int8 per tensor, bfloat16": at_most(0.7, base)}
+        for format in ("e4m3fn", "mxfp8_e4m3", "mxfp6_e2m3", "mxfp4", "nvfp4"):
+            calls[format] = _step(lambda t, format=format: ops.fake_quantize_float(t, None, [], format), x, grad)
+            if format != "e4m3fn":
+                targets[format] = at_most(2, base)
+        report.group(f"bfloat16 and float formats, forward + backward, {label}{memory}", calls, baseline=base, targets=targets)
+
+
+def _memory(report: Report) -> None:
+    ops = torch.ops.torchqat
+    x = torch.randn(256, 256, requires_grad=True)
+    scale = torch.tensor(0.02)
+    learned = scale.clone().requires_grad_()
+    channel_scale, channel_zero = torch.full((256,), 0.02), torch.zeros(256, dtype=torch.int32)
+    vector = torch.tensor([0.02], requires_grad=True)
+    forwards = {
+        "fake_quantize": lambda: ops.fake_quantize(x, scale, None, [], -128, 127),
+        "fake_quantize_dynamic, symmetric int8 (cannot clip)": lambda: ops.fake_quantize_dynamic(x, [1, -1], -127, 127, True),
+        "fake_quantize_dynamic, affine uint8": lambda: ops.fake_quantize_dynamic(x, [1, -1], 0, 255, False),
+        "fake_quantize_dynamic, int4 groups of 32": lambda: ops.fake_quantize_dynamic(x, [1, 32], -8, 7, True),
+        "fake_quantize_learned (keeps the input)": lambda: ops.fake_quantize_learned(x, learned, None, [], -128, 127, 1.0),
+        "fake_quantize_float e4m3fn": lambda: ops.fake_quantize_float(x, None, [], "e4m3fn"),
+        "fake_quantize_float mxfp4": lambda: ops.fake_quantize_float(x, None, [], "mxfp4"),
+        "fake_quantize_float nvfp4": lambda: ops.fake_quantize_float(x, None, [], "nvfp4"),
+        "fake_quantize_binary": lambda: ops.fake_quantize_binary(x, scale, []),
+    }
+    limits = {name: 0.13 for name in forwards if "learned" not in name}
+    limits["fake_quantize_dynamic, symmetric int8 (cannot clip)"] = 0.001
+    limits["fake_quantize_dynamic, int4 groups of 32"] = 0.001
+    peers = {
+        ATEN: lambda: torch.fake_quantize_per_tensor_affine(x, 0.02, 3, -128, 127),
+        "torch.fake_quantize_per_channel_affine": lambda: torch.fake_quantize_per_channel_affine(
+            x, channel_scale, channel_zero, 0, -128, 127),
+        LEARNABLE: lambda: torch._fake_quantize_learnable_per_tensor_affine(
+            x, vector, torch.tensor([3.0], requires_grad=True), -128, 127, 1.0),
     }  # fmt: skip
-    report.group(f"per-tensor int8 forward + backward, {label}", calls, baseline="torch.fake_quantize_per_tensor_affine")
+    peer = _torchao_int4()
+    if peer is not None:
+        peers["torchao int4 groups of 32"] = lambda: peer(x)
+    values = {name: saved_bytes(call) / x.numel() for name, call in (forwards | peers).items()}
+    report.values("saved for backward", values, "bytes per element", limits)
 
 
 def run(report: Report) -> None:
+    """Add the suite's groups to the report."""
     quick = report.options is not None and report.options.quick
-    for numel, label in [(1 << 16, "64K")] if quick else [(1 << 16, "64K"), (1 << 20, "1M")]:
-        _per_tensor(report, numel, label)
+    torch.manual_seed(0)
+    _per_tensor(report, 1 << 16, "64K", large=False)
+    _given_output(report, 1 << 16 if quick else 1 << 20, "64K" if quick else "1M", bound=1.5)
+    side = 512 if quick else FULL
     if not quick:
-        _per_tensor(report, 1 << 24, "16M, fresh pages")
-        with kept_memory() as kept:
-            _per_tensor(report, 1 << 24, "16M, allocator keeps memory" if kept else "16M, allocator cannot be told")
-    x = torch.randn(4096, requires_grad=True)
-    forwards = {
-        "torch.fake_quantize_per_tensor_affine": lambda: torch.fake_quantize_per_tensor_affine(x, 0.02, 3, -128, 127),
-        "identity that copies": lambda: CopyIdentity.apply(x),
-    }
-    report.values("saved for backward", {k: saved_bytes(f) / x.numel() for k, f in forwards.items()}, "bytes per element")
+        _per_tensor(report, 1 << 20, "1M", large=False)
+        _per_tensor(report, 1 << 24, "16M", large=True)
+        _given_output(report, 1 << 24, "16M", bound=1.0)
+        _dtypes_and_float_formats(report, 1 << 20, "1M", large=False)
+    _granularities(report, side, large=not quick)
+    _int4_groups(report, side, large=not quick)
+    _dtypes_and_float_formats(report, side * side, "16M" if side == FULL else "256K", large=not quick)
+    _memory(report)

@@ -5,6 +5,7 @@ set(TORCHQAT_KERNEL_SOURCES
   csrc/cpu/kernels/affine_avx512.cpp
   csrc/cpu/kernels/affine_scalar.cpp
   csrc/cpu/kernels/blocks.cpp
+  csrc/cpu/kernels/conv_grad.cpp
   csrc/cpu/kernels/conv_int8_amx.cpp
   csrc/cpu/kernels/conv_int8_avx2.cpp
   csrc/cpu/kernels/conv_int8_avx512.cpp
@@ -67,6 +68,7 @@ set(TORCHQAT_TORCH_SOURCES
   csrc/cpu/low_bit.cpp
   csrc/cpu/packing.cpp
   csrc/cpu/qat_conv_int8.cpp
+  csrc/cpu/qat_conv_int8_backward.cpp
   csrc/cpu/qparams.cpp
   csrc/cpu/quantize.cpp
   csrc/meta/conv_int8.cpp

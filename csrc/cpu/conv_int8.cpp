@@ -11,9 +11,7 @@
 
 namespace torchqat {
 namespace cpu::conv {
-namespace {
 
-// Scratch of a thread, kept between calls: a fresh one would cost page faults every time.
 uint8_t* thread_scratch(int slot, int64_t bytes) {
   struct Buffer {
     std::unique_ptr<uint8_t, decltype(&std::free)> data{nullptr, &std::free};
@@ -31,8 +29,6 @@ uint8_t* thread_scratch(int slot, int64_t bytes) {
   }
   return buffer.data.get();
 }
-
-}  // namespace
 
 Kernels current_kernels() { return select(&kernels_scalar, &kernels_avx2, &kernels_avx512, &kernels_amx)(); }
 
@@ -56,6 +52,15 @@ InputQparams input_qparams(const ConvArgs& args, const at::Tensor& scale, const 
                       args.op, ": input_zero_point must be an integer in [", args.quant_min, ", ", args.quant_max, "], got ", value);
   }
   return q;
+}
+
+at::Tensor rounded_zero_point(const at::Tensor& zero_point, int64_t low, int64_t high) {
+  if (!zero_point.is_floating_point()) return zero_point;
+  return zero_point.to(at::kFloat).round().clamp(static_cast<double>(low), static_cast<double>(high));
+}
+
+at::Tensor positive_scale(const at::Tensor& scale) {
+  return scale.to(at::kFloat).clamp_min(static_cast<double>(std::numeric_limits<float>::min()));
 }
 
 Dims dims_of(at::IntArrayRef list, int64_t fill) {

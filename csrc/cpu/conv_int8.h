@@ -7,6 +7,10 @@ namespace torchqat::cpu::conv {
 
 Kernels current_kernels();
 
+// Scratch of this thread, kept between calls: a fresh one would cost page faults every time. Slot 0 belongs to kernels, slot
+// 1 to a call's buffers.
+uint8_t* thread_scratch(int slot, int64_t bytes);
+
 // Values of the quantisation parameters, one or one for each sample, checked.
 struct InputQparams {
   std::vector<float> scale, zero_point;
@@ -19,6 +23,10 @@ InputQparams input_qparams(const ConvArgs& args, const at::Tensor& scale, const 
 
 // float32 [n], every entry finite and > 0.
 at::Tensor checked_scale(const char* op, const char* name, const at::Tensor& scale);
+
+// Learned parameters: a floating zero point is rounded and clamped, a scale at least the smallest normal number.
+at::Tensor rounded_zero_point(const at::Tensor& zero_point, int64_t low, int64_t high);
+at::Tensor positive_scale(const at::Tensor& scale);
 
 Dims dims_of(at::IntArrayRef list, int64_t fill);
 

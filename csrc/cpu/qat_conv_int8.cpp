@@ -1,10 +1,7 @@
-// The training convolution on the CPU: the forward of conv_int8 on codes that are kept, and gradients from them.
+// The training convolution on the CPU: the forward of conv_int8 on codes that are kept for backward.
 #include "ops/qat_conv_int8.h"
 
-#include <ATen/ops/convolution_backward.h>
-
 #include "cpu/conv_int8.h"
-#include "cpu/isa.h"
 
 namespace torchqat {
 namespace {
@@ -45,15 +42,6 @@ QuantizedWeight quantize_weight(const char* op, const at::Tensor& weight, const 
     }
   });
   return q;
-}
-
-at::Tensor rounded_zero_point(const at::Tensor& zero_point, int64_t low, int64_t high) {
-  if (!zero_point.is_floating_point()) return zero_point;
-  return zero_point.to(at::kFloat).round().clamp(static_cast<double>(low), static_cast<double>(high));
-}
-
-at::Tensor positive_scale(const at::Tensor& scale) {
-  return scale.to(at::kFloat).clamp_min(static_cast<double>(std::numeric_limits<float>::min()));
 }
 
 struct Forward {
@@ -129,75 +117,11 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> qat_conv_
   return {f.output, f.codes, f.mask, f.weight.codes, f.weight.mask};
 }
 
-// Values [rows, elements] in memory order, each row with its own bits.
-void apply_mask(at::Tensor& values, const at::Tensor& mask) {
-  const int64_t rows = mask.size(0), bytes = mask.size(1), elements = rows == 0 ? 0 : values.numel() / rows;
-  float* data = values.mutable_data_ptr<float>();
-  const uint8_t* bits = mask.const_data_ptr<uint8_t>();
-  const Kernels kernels = current_kernels();
-  at::parallel_for(0, rows, std::max<int64_t>(1, 65536 / std::max<int64_t>(elements, 1)), [&](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; ++r) kernels.apply_mask(data + r * elements, elements, bits + r * bytes);
-  });
-}
-
-// [entries] as [entries, 1, ...] of `dims` dimensions; one element broadcasts.
-at::Tensor leading(const at::Tensor& t, int64_t dims) {
-  std::vector<int64_t> shape(static_cast<size_t>(dims), 1);
-  shape[0] = t.numel();
-  return t.reshape(shape);
-}
-
-std::tuple<at::Tensor, at::Tensor, at::Tensor> qat_conv_backward_cpu(
-    const at::Tensor& grad_output, const at::Tensor& codes, const std::optional<at::Tensor>& mask,
-    const at::Tensor& weight_codes, const std::optional<at::Tensor>& weight_mask, const at::Tensor& input_scale,
-    const at::Tensor& input_zero_point, const at::Tensor& weight_scale, int64_t input_quant_min, int64_t input_quant_max,
-    at::IntArrayRef stride, at::IntArrayRef padding, at::IntArrayRef dilation, int64_t groups, std::array<bool, 3> wanted,
-    std::string_view backward) {
-  check_backward_mode("_qat_conv_int8_backward", backward);
-  const int64_t dims = codes.dim();
-  const auto format = codes.suggest_memory_format();
-  const auto floats = grad_output.options().dtype(at::kFloat);
-  const at::Tensor grad = grad_output.to(at::kFloat).contiguous(format);
-  at::Tensor grad_input = at::empty({0}, floats), grad_weight = at::empty({0}, floats), grad_bias = at::empty({0}, floats);
-  std::vector<int64_t> all_but_channels{0};
-  for (int64_t d = 2; d < dims; ++d) all_but_channels.push_back(d);
-  if (wanted[2]) grad_bias = grad.sum(all_but_channels);
-  if (!wanted[0] && !wanted[1]) return {grad_input, grad_weight, grad_bias};
-
-  const double shift = input_quant_min < 0 ? 128 : 0;
-  const at::Tensor zero = rounded_zero_point(input_zero_point, input_quant_min, input_quant_max).to(at::kFloat) + shift;
-  // Codes and code differences are exact in bfloat16; the weight scale goes into the gradient, which alone is rounded. The
-  // results stay in float32: torch's bfloat16 convolution would round them a second time.
-  const at::Tensor scale_w = positive_scale(weight_scale).reshape(-1).expand({weight_codes.size(0)});
-  const at::Tensor scale_x = leading(positive_scale(input_scale), dims);
-  std::vector<int64_t> channel_shape(static_cast<size_t>(dims), 1);
-  channel_shape[1] = weight_codes.size(0);
-  at::Tensor scaled = grad * scale_w.reshape(channel_shape);
-  if (backward == "bfloat16") scaled = scaled.to(at::kBFloat16).to(at::kFloat);
-  at::Tensor centred = codes.to(at::kFloat).sub_(leading(zero, dims));
-  const bool per_sample = scale_x.numel() > 1;
-  if (per_sample && wanted[1]) centred.mul_(scale_x);
-  const std::vector<int64_t> output_padding(static_cast<size_t>(dims - 2), 0);
-  auto [dx, dw, db] = at::convolution_backward(scaled, centred, weight_codes.to(at::kFloat).contiguous(format), std::nullopt, stride, padding,
-                                               dilation, false, output_padding, groups, {wanted[0], wanted[1], false});
-  if (wanted[0]) {
-    grad_input = dx.to(at::kFloat).contiguous(format);
-    if (mask.has_value()) apply_mask(grad_input, *mask);
-  }
-  if (wanted[1]) {
-    grad_weight = dw.to(at::kFloat).contiguous().div_(leading(scale_w, dims));
-    if (!per_sample) grad_weight.mul_(scale_x.reshape({}));
-    if (weight_mask.has_value()) apply_mask(grad_weight, *weight_mask);
-  }
-  return {grad_input, grad_weight, grad_bias};
-}
-
 }  // namespace
 
 TORCH_LIBRARY_IMPL(torchqat, CPU, m) {
   m.impl("qat_conv_int8", &qat_conv_int8_cpu);
   m.impl("_qat_conv_int8_forward", &qat_conv_forward_cpu);
-  m.impl("_qat_conv_int8_backward", &qat_conv_backward_cpu);
 }
 
 }  // namespace torchqat

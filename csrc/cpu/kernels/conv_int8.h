@@ -23,6 +23,8 @@ struct Source {
 
 struct Task {
   const uint8_t* codes = nullptr;   // from pad_rows
+  // Given for 16-bit input in two limbs, of which codes are the high ones; zero_point is theirs alike.
+  const uint8_t* low_codes = nullptr;
   const uint8_t* packed = nullptr;  // from pack_weight
   float input_scale = 1;
   int32_t zero_point = 0;               // as stored: shift included

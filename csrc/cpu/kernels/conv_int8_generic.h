@@ -9,6 +9,7 @@
 #include "cpu/kernels/conv_pad_generic.h"
 #include "cpu/vec/transpose.h"
 #include "cpu/vec/vec.h"
+#include "numerics/limbs.h"
 #include "numerics/scaled_sum.h"
 
 namespace torchqat::cpu::conv {
@@ -142,35 +143,47 @@ void strips(const Plan& plan, const Task& task, int64_t begin, int64_t end, uint
   const WeightLayout& w = plan.weight;
   auto* sums = reinterpret_cast<int32_t*>(scratch);
   auto* values = reinterpret_cast<float*>(sums + (kStrip + 16) * kPanel);
-  uint8_t* gathered = reinterpret_cast<uint8_t*>(values + kStrip * kPanel);
-  const Constants constants = make_constants(plan, task, gathered + (plan.gather_bytes() + 63) / 64 * 64);
-  const int run_count = static_cast<int>(plan.runs.size());
+  uint8_t* gathered = reinterpret_cast<uint8_t*>(values + (kStrip + 16) * kPanel);
+  const Constants constants = make_constants(plan, task, gathered + (2 * plan.gather_bytes() + 63) / 64 * 64);
+  const int run_count = static_cast<int>(plan.runs.size()), limbs = task.low_codes != nullptr ? 2 : 1;
   gemm_begin();
   for (int64_t strip = begin; strip < end; ++strip) {
     const int64_t start = strip % plan.strips_per_line * kStrip, rows = std::min(kStrip, plan.line_len - start);
     const int64_t line = strip / plan.strips_per_line % plan.lines_per_slice;
     const int64_t slice = strip / plan.strips_per_line / plan.lines_per_slice;
     for (int64_t plane = 0; plane < w.planes; ++plane) {
-      const uint8_t* a = task.codes + plane * plan.plane_bytes;
-      if (plan.walk == Walk::gather) {
-        gather(plan, a, start, rows, gathered);
-        a = gathered;
-      } else {
-        a += first_tap(plan, slice, line, 0) + start * plan.row_stride;
+      const uint8_t* rows_of[2] = {task.codes, task.low_codes};
+      for (int limb = 0; limb < limbs; ++limb) {
+        const uint8_t* from = rows_of[limb] + plane * plan.plane_bytes;
+        if (plan.walk == Walk::gather) {
+          uint8_t* side = gathered + limb * plan.gather_bytes();
+          gather(plan, from, start, rows, side);
+          rows_of[limb] = side;
+        } else {
+          rows_of[limb] = from + first_tap(plan, slice, line, 0) + start * plan.row_stride;
+        }
       }
       for (int64_t panel = 0; panel < w.panels; ++panel) {
         const int64_t at = plane * w.panels + panel, first = plane * w.plane_out + panel * kPanel;
         const int64_t columns = std::min({kPanel, w.plane_out - panel * kPanel, w.out_channels() - first});
         const int8_t* codes = packed_codes(task.packed) + at * w.panel_bytes();
         const int32_t* init = constants.init + at * w.chunks * kPanel;
-        Block block{sums, values, w.chunks > 1, constants.scale + at * kPanel, constants.bias + at * kPanel, columns, first};
+        const bool summed = w.chunks > 1 || limbs > 1;
+        const Block block{sums, values, summed, constants.scale + at * kPanel, constants.bias + at * kPanel, columns, first};
         if (w.depthwise()) {
-          depthwise_rows(plan, a, packed_depthwise(w, task.packed), first, columns, rows, init, sums);
-        } else if (w.chunks == 1) {
-          gemm(a, plan.row_stride, rows, plan.runs.data(), run_count, codes, columns, init, sums);
+          depthwise_rows(plan, rows_of[0], packed_depthwise(w, task.packed), first, columns, rows, init, sums);
+        } else if (!summed) {
+          gemm(rows_of[0], plan.row_stride, rows, plan.runs.data(), run_count, codes, columns, init, sums);
+        } else if (limbs > 1) {
+          int32_t* low = reinterpret_cast<int32_t*>(values);
+          gemm(rows_of[0], plan.row_stride, rows, plan.runs.data(), run_count, codes, columns, init, sums);
+          gemm(rows_of[1], plan.row_stride, rows, plan.runs.data(), run_count, codes, columns, init, low);
+          for (int64_t i = 0; i < rows * kPanel; i += Vec::size) {
+            numerics::joined_limbs(Vec::load_s32(sums + i), Vec::load_s32(low + i)).store(values + i);
+          }
         } else {
           for (int chunk = 0; chunk < run_count; ++chunk) {
-            gemm(a, plan.row_stride, rows, &plan.runs[static_cast<size_t>(chunk)], 1, codes, columns, init + chunk * kPanel, sums);
+            gemm(rows_of[0], plan.row_stride, rows, &plan.runs[static_cast<size_t>(chunk)], 1, codes, columns, init + chunk * kPanel, sums);
             for (int64_t i = 0; i < rows * kPanel; i += Vec::size) {
               const Vec sum = Vec::load_s32(sums + i);
               (chunk == 0 ? sum : Vec::load(values + i) + sum).store(values + i);

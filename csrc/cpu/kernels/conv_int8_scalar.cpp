@@ -29,8 +29,9 @@ void gemm(const uint8_t* a, int64_t row_stride, int64_t rows, const Run* runs, i
 }  // namespace
 }  // namespace torchqat::cpu::conv
 
-#include "cpu/kernels/conv_int8_generic.h"
+#include "cpu/kernels/conv_grad_generic.h"
 
 namespace torchqat::cpu::conv {
+GradKernels grad_kernels_scalar() { return grad_kernels; }
 Kernels kernels_scalar() { return {1, &quantize_masked, &mask_values, &pad_rows, &strips}; }
 }  // namespace torchqat::cpu::conv

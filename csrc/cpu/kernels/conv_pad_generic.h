@@ -8,6 +8,7 @@
 #include "cpu/vec/transpose.h"
 #include "cpu/vec/vec.h"
 #include "numerics/affine.h"
+#include "numerics/quotient.h"
 
 namespace torchqat::cpu::conv {
 namespace {
@@ -18,10 +19,12 @@ using numerics::Vec;
 // if `roomy`, exactly n otherwise.
 inline uint32_t quantize_run(const Source& s, const float* values, int64_t n, uint8_t* to, bool roomy) {
   const Vec scale(s.scale), zero(s.zero_point), low(s.quant_min), high(s.quant_max), shift(static_cast<float>(s.shift));
+  const Vec reciprocal(numerics::quotient_reciprocal(s.scale));
   uint32_t nan = 0;
   const auto code = [&](Vec x) {
     nan |= numerics::mask_bits(numerics::is_nan(x));
-    return numerics::storable_code(numerics::affine_code(x, scale, zero, low, high), zero) + shift;
+    const Vec level = numerics::rounded_quotient(x, scale, reciprocal) + zero;
+    return numerics::storable_code(numerics::clamp_level(level, low, high), zero) + shift;
   };
   int64_t i = 0;
   for (; i + Vec::size <= n; i += Vec::size) code(Vec::load(values + i)).store_u8(to + i);
@@ -40,6 +43,7 @@ inline uint32_t quantize_run(const Source& s, const float* values, int64_t n, ui
 
 bool quantize_masked(const Source& s, int64_t n, uint8_t* codes, uint8_t* mask) {
   const Vec scale(s.scale), zero(s.zero_point), low(s.quant_min), high(s.quant_max), shift(static_cast<float>(s.shift));
+  const Vec reciprocal(numerics::quotient_reciprocal(s.scale));
   uint32_t nan = 0;
   float last[16] = {};
   uint8_t last_codes[16];
@@ -54,7 +58,7 @@ bool quantize_masked(const Source& s, int64_t n, uint8_t* codes, uint8_t* mask) 
     }
     uint32_t inside = 0;
     for (int j = 0; j < 16; j += Vec::size) {
-      const Vec x = Vec::load(from + j), level = numerics::affine_level(x, scale, zero);
+      const Vec x = Vec::load(from + j), level = numerics::rounded_quotient(x, scale, reciprocal) + zero;
       nan |= numerics::mask_bits(numerics::is_nan(x));
       inside |= numerics::mask_bits(in_range(level, low, high)) << j;
       (numerics::storable_code(numerics::clamp_level(level, low, high), zero) + shift).store_u8(to + j);
@@ -67,7 +71,12 @@ bool quantize_masked(const Source& s, int64_t n, uint8_t* codes, uint8_t* mask) 
 }
 
 void mask_values(float* values, int64_t n, const uint8_t* mask) {
-  for (int64_t i = 0; i < n; ++i) values[i] = (mask[i / 8] >> (i % 8) & 1) != 0 ? values[i] : 0.0f;
+  for (int64_t i = 0; i < n; i += Vec::size) {
+    const int left = static_cast<int>(std::min<int64_t>(Vec::size, n - i));
+    uint32_t bits = static_cast<uint32_t>(mask[i / 8]) >> (i % 8);
+    if (left > 8) bits |= static_cast<uint32_t>(mask[i / 8 + 1]) << 8;
+    numerics::select(Vec::from_bits(bits), Vec::load(values + i, left), Vec(0.0f)).store(values + i, left);
+  }
 }
 
 inline uint32_t load_run(const Source& s, int64_t at, int64_t n, uint8_t* to, bool roomy) {
@@ -78,20 +87,21 @@ inline uint32_t load_run(const Source& s, int64_t at, int64_t n, uint8_t* to, bo
 
 // Where interior pixel (z, y, x) of the input lies in a plane of padded codes.
 inline int64_t padded_at(const Plan& p, int64_t z, int64_t y, int64_t x) {
-  return (((z + p.padding[0]) * p.padded[1] + y + p.padding[1]) * p.padded[2] + x + p.padding[2]) * p.weight.plane_in;
+  return (((z * p.spread[0] + p.padding[0]) * p.padded[1] + y * p.spread[1] + p.padding[1]) * p.padded[2] + x * p.spread[2] +
+          p.padding[2]) * p.weight.plane_in;
 }
 
 inline uint32_t pad_channels_last(const Plan& p, const Source& s, int64_t z, int64_t y, uint8_t* codes, uint8_t* scratch) {
   const int64_t channels = p.weight.in_channels(), width = p.in[2], cs = p.weight.plane_in;
   const int64_t at = (z * p.in[1] + y) * width * channels;
   uint8_t* to = codes + padded_at(p, z, y, 0);
-  if (p.weight.planes == 1) return load_run(s, at, width * channels, to, false);
+  if (p.weight.planes == 1 && p.spread[2] == 1) return load_run(s, at, width * channels, to, false);
   uint32_t nan = 0;
   for (int64_t x = 0; x < width; ++x) {
     nan |= load_run(s, at + x * channels, channels, scratch, true);
     for (int64_t plane = 0; plane < p.weight.planes; ++plane) {
       const int64_t n = std::min(cs, channels - plane * cs);
-      std::memcpy(to + plane * p.plane_bytes + x * cs, scratch + plane * cs, static_cast<size_t>(n));
+      std::memcpy(to + plane * p.plane_bytes + x * p.spread[2] * cs, scratch + plane * cs, static_cast<size_t>(n));
     }
   }
   return nan;
@@ -140,13 +150,14 @@ bool pad_rows(const Plan& p, const Source& s, int64_t begin, int64_t end, uint8_
   const int64_t rows_to_block = std::max<int64_t>(1, kPixelBlock / std::max<int64_t>(p.in[2], 1));
   uint32_t nan = 0;
   for (int64_t row = begin; row < end;) {
-    const int64_t z = row / p.padded[1] - p.padding[0], y = row % p.padded[1] - p.padding[1];
-    const bool inside = z >= 0 && z < p.in[0] && y >= 0 && y < p.in[1];
-    const int64_t count = inside && !s.channels_last ? std::min({rows_to_block, end - row, p.in[1] - y}) : 1;
+    const int64_t far_z = row / p.padded[1] - p.padding[0], far_y = row % p.padded[1] - p.padding[1];
+    const int64_t z = far_z / p.spread[0], y = far_y / p.spread[1];
+    const bool inside = far_z >= 0 && z < p.in[0] && far_z % p.spread[0] == 0 && far_y >= 0 && y < p.in[1] && far_y % p.spread[1] == 0;
+    const int64_t count = inside && !s.channels_last && p.spread[1] == 1 ? std::min({rows_to_block, end - row, p.in[1] - y}) : 1;
     for (int64_t plane = 0; plane < p.weight.planes; ++plane) {
       for (int64_t r = 0; r < count; ++r) {
         uint8_t* to = codes + plane * p.plane_bytes + (row + r) * row_bytes;
-        if (!inside) {
+        if (!inside || p.spread[2] > 1 || p.extra[2] > 0) {
           std::memset(to, border, static_cast<size_t>(row_bytes));
         } else if (left > 0) {
           std::memset(to, border, static_cast<size_t>(left));

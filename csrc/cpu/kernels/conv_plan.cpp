@@ -2,9 +2,11 @@
 #include "cpu/kernels/conv_plan.h"
 
 #include "cpu/kernels/conv_int8.h"
+#include "cpu/vec/transpose.h"
 
 #include <algorithm>
 #include <cstring>
+#include <vector>
 
 namespace torchqat::cpu::conv {
 namespace {
@@ -44,7 +46,7 @@ int64_t WeightLayout::k_offset(int64_t z, int64_t y, int64_t x, int64_t channel)
 
 namespace {
 
-// Calls visit(byte offset in the panels, index into the sums, index into the canonical codes) for every weight.
+// Calls visit(byte offset in the panels, index into the canonical codes) for every weight.
 template <typename Visit>
 void for_each_weight(const WeightLayout& w, Visit visit) {
   int64_t code = 0;
@@ -52,18 +54,57 @@ void for_each_weight(const WeightLayout& w, Visit visit) {
     const int64_t group = o / w.group_out, plane = group / w.merge;
     const int64_t column = o - plane * w.plane_out, panel = column / kPanel, lane = column % kPanel;
     const int64_t base = (plane * w.panels + panel) * w.panel_bytes() + lane * 4;
-    const int64_t sums = (plane * w.panels + panel) * w.chunks * kPanel + lane;
     for (int64_t c = 0; c < w.group_in; ++c) {
       const int64_t channel = (group % w.merge) * w.group_in + c;
       for (int64_t z = 0; z < w.kernel[0]; ++z) {
         for (int64_t y = 0; y < w.kernel[1]; ++y) {
           for (int64_t x = 0; x < w.kernel[2]; ++x, ++code) {
             const int64_t k = w.k_offset(z, y, x, channel);
-            const int64_t chunk = w.chunks > 1 ? k / kSegmentMax : 0;
-            visit(base + k / 4 * (4 * kPanel) + k % 4, sums + chunk * kPanel, code);
+            visit(base + k / 4 * (4 * kPanel) + k % 4, code);
           }
         }
       }
+    }
+  }
+}
+
+// The columns of one panel as rows in order of K, [64][k_pad], and the sums of each over every chunk.
+void gather_rows(const WeightLayout& w, const int8_t* codes, int64_t panel, int8_t* rows, int32_t* sums) {
+  const int64_t taps = w.taps(), filter = w.group_in * taps, all = w.out_channels() * filter;
+  std::vector<int64_t> tap_at;
+  for (int64_t t = 0; t < taps; ++t) {
+    tap_at.push_back(w.k_offset(t / (w.kernel[1] * w.kernel[2]), t / w.kernel[2] % w.kernel[1], t % w.kernel[2], 0));
+  }
+  std::memset(rows, 0, static_cast<size_t>(kPanel * w.k_pad()));
+  const int64_t plane = panel / w.panels, column = panel % w.panels * kPanel;
+  for (int64_t lane = 0; lane < std::min(kPanel, w.plane_out - column); ++lane) {
+    const int64_t o = plane * w.plane_out + column + lane;
+    if (o >= w.out_channels()) break;
+    const int8_t* from = codes + o * filter;
+    int8_t* to = rows + lane * w.k_pad() + o / w.group_out % w.merge * w.group_in;
+    int64_t c = 0;
+    uint8_t square[256];
+    // Squares read up to 16 codes past a channel's taps, so not at the very end.
+    for (; c + 16 <= w.group_in && taps > 1 && o * filter + (c + 16) * taps + 16 <= all; c += 16) {
+      for (int64_t t = 0; t < taps; t += 16) {
+        numerics::transpose_bytes(reinterpret_cast<const uint8_t*>(from + c * taps + t), taps, square);
+        for (int64_t j = 0; j < std::min<int64_t>(16, taps - t); ++j) {
+          std::memcpy(to + tap_at[static_cast<size_t>(t + j)] + c, square + 16 * j, 16);
+        }
+      }
+    }
+    if (taps == 1) {
+      std::memcpy(to, from, static_cast<size_t>(w.group_in));
+    } else {
+      for (; c < w.group_in; ++c) {
+        for (int64_t t = 0; t < taps; ++t) to[tap_at[static_cast<size_t>(t)] + c] = from[c * taps + t];
+      }
+    }
+    for (int64_t chunk = 0; chunk < w.chunks; ++chunk) {
+      const int64_t first = chunk * kSegmentMax, end = w.chunks > 1 ? std::min(first + kSegmentMax, w.k_pad()) : w.k_pad();
+      int32_t sum = 0;
+      for (int64_t k = first; k < end; ++k) sum += rows[lane * w.k_pad() + k];
+      sums[chunk * kPanel + lane] = sum;
     }
   }
 }
@@ -84,10 +125,11 @@ void pack_weight(const WeightLayout& w, const int8_t* codes, uint8_t* packed) {
     }
     return;
   }
-  for_each_weight(w, [&](int64_t at, int64_t sum, int64_t code) {
-    panels[at] = static_cast<uint8_t>(codes[code]);
-    sums[sum] += codes[code];
-  });
+  std::vector<float> rows(static_cast<size_t>(kPanel * w.k_pad() / 4));  // moved four codes at a time
+  for (int64_t at = 0; at < w.planes * w.panels; ++at) {
+    gather_rows(w, codes, at, reinterpret_cast<int8_t*>(rows.data()), sums + at * w.chunks * kPanel);
+    numerics::transpose_store(rows.data(), w.k_pad() / 4, kPanel, w.k_pad() / 4, reinterpret_cast<float*>(panels + at * w.panel_bytes()), kPanel);
+  }
 }
 
 void unpack_weight(const WeightLayout& w, const uint8_t* packed, int8_t* codes) {
@@ -99,7 +141,7 @@ void unpack_weight(const WeightLayout& w, const uint8_t* packed, int8_t* codes) 
     return;
   }
   const int8_t* panels = packed_codes(packed);
-  for_each_weight(w, [&](int64_t at, int64_t, int64_t code) { codes[code] = panels[at]; });
+  for_each_weight(w, [&](int64_t at, int64_t code) { codes[code] = panels[at]; });
 }
 
 Dims output_size(const Dims& in, const Dims& kernel, const Dims& stride, const Dims& padding, const Dims& dilation) {
@@ -114,15 +156,21 @@ Dims output_size(const Dims& in, const Dims& kernel, const Dims& stride, const D
 int64_t Plan::codes_bytes() const { return weight.planes * plane_bytes + 64 + 32 * row_stride + weight.run_pad; }
 
 Plan make_plan(const WeightLayout& weight, const Dims& in, const Dims& stride, const Dims& padding, const Dims& dilation,
-               int64_t tile_rows) {
+               int64_t tile_rows, const Dims& spread, const Dims& extra) {
   Plan p;
   p.weight = weight;
   p.in = in;
   p.stride = stride;
   p.padding = padding;
   p.dilation = dilation;
-  p.out = output_size(in, weight.kernel, stride, padding, dilation);
-  for (size_t d = 0; d < 3; ++d) p.padded[d] = in[d] + 2 * padding[d];
+  p.spread = spread;
+  p.extra = extra;
+  Dims whole{};
+  for (size_t d = 0; d < 3; ++d) {
+    whole[d] = (in[d] - 1) * spread[d] + 1 + extra[d];
+    p.padded[d] = whole[d] + 2 * padding[d];
+  }
+  p.out = output_size(whole, weight.kernel, stride, padding, dilation);
   const int64_t cs = weight.plane_in, wp = p.padded[2], ow = p.out[2];
   p.plane_bytes = p.padded[0] * p.padded[1] * wp * cs;
 
@@ -186,7 +234,7 @@ int64_t pad_scratch_bytes(const Plan& plan) {
 
 int64_t strip_scratch_bytes(const Plan& plan) {
   const WeightLayout& w = plan.weight;
-  return (2 * kStrip + 16) * kPanel * 4 + round_up(plan.gather_bytes(), 64) + 4 * (w.sum_count() + 2 * w.planes * w.panels * kPanel);
+  return (2 * kStrip + 32) * kPanel * 4 + round_up(2 * plan.gather_bytes(), 64) + 4 * (w.sum_count() + 2 * w.planes * w.panels * kPanel);
 }
 
 }  // namespace torchqat::cpu::conv

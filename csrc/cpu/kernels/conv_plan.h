@@ -88,7 +88,9 @@ enum class Walk : int {
 struct Plan {
   WeightLayout weight;
   Dims in{1, 1, 1}, stride{1, 1, 1}, padding{0, 0, 0}, dilation{1, 1, 1}, out{1, 1, 1};
-  Dims padded{1, 1, 1};  // in + 2 * padding
+  // A transposed convolution reads its input spread out, with `spread` - 1 border rows between rows and `extra` at the end.
+  Dims spread{1, 1, 1}, extra{0, 0, 0};
+  Dims padded{1, 1, 1};  // (in - 1) * spread + 1 + extra + 2 * padding
   Walk walk = Walk::lines;
   int64_t line_len = 1, lines_per_slice = 1, strips_per_line = 1;
   int64_t strips = 1;       // of one sample
@@ -107,7 +109,7 @@ struct Plan {
 
 // tile_rows: how many pixels a kernel tile takes at least (16 for AMX, where shorter lines waste the tile).
 Plan make_plan(const WeightLayout& weight, const Dims& in, const Dims& stride, const Dims& padding, const Dims& dilation,
-               int64_t tile_rows);
+               int64_t tile_rows, const Dims& spread = {1, 1, 1}, const Dims& extra = {0, 0, 0});
 
 // out sizes; negative or zero where the kernel does not fit.
 Dims output_size(const Dims& in, const Dims& kernel, const Dims& stride, const Dims& padding, const Dims& dilation);

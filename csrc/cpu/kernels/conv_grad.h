@@ -1,0 +1,99 @@
+// Gradients of an integer convolution with the output gradient as 16-bit integers in two 8-bit limbs.
+//
+//   dx = conv(limbs of dy * s_w, rotated weight codes)          the forward kernels, on zero-spread limbs
+//   dw[tap] = sum over pixels of (q_x - z_x) * limb             a GEMM over pixels: codes channels-first, limbs in panels
+//
+// Each sample has a limb scale of its own, so its gradient does not depend on the rest of the batch.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "cpu/kernels/conv_int8.h"
+
+namespace torchqat::cpu::conv {
+
+// The output gradient of one sample, dense, [pixels, channels] or [channels, pixels].
+struct GradSource {
+  const float* values = nullptr;
+  bool channels_last = true;
+  int64_t pixels = 0, channels = 0;
+  const float* channel_scale = nullptr;  // [channels]: the weight scale, folded in
+};
+
+// A stretch of output rows whose pixels are one run of K.
+struct Segment {
+  int64_t slice = 0, row = 0, rows = 0;  // output depth, first row, rows
+  int64_t k = 0;                         // offset in K; a multiple of 64
+};
+
+struct WeightGradPlan {
+  int64_t groups = 1, group_in = 1, group_out = 1, panels = 1;  // panels of 64 columns in a group
+  Dims phases{1, 1, 1};  // = stride: padded pixels of equal phase lie together, so that strided taps are contiguous
+  int64_t pitch = 1, plane = 1;  // of a phase: bytes of a row, and of the whole, rounded up
+  int64_t row_stride = 1;        // from channel to channel
+  int64_t slice_bytes = 1;       // of all channels of a padded depth slice
+  int64_t k_total = 64;
+  std::vector<Segment> segments;
+  std::vector<int64_t> chunks;   // first segment of each int32 sum, and one past the last
+  std::vector<Run> runs;         // [kernel depth][segments]: where codes and limbs of a segment lie
+  std::vector<Run> steps;        // [k_total / 64]: 64 limbs each, against the same 64 codes
+
+  int64_t codes_bytes(const Plan& forward) const { return forward.padded[0] * slice_bytes + 32 * row_stride + 128; }
+  int64_t chunk_count() const { return static_cast<int64_t>(chunks.size()) - 1; }
+  int64_t length(int64_t segment) const {
+    const auto i = static_cast<size_t>(segment);
+    return (i + 1 < segments.size() ? segments[i + 1].k : k_total) - segments[i].k;
+  }
+  int64_t panel_bytes() const { return k_total * kPanel; }
+  int64_t limb_bytes() const { return groups * panels * panel_bytes(); }
+  // Units of work: taps x groups x panels x blocks of kStrip input channels.
+  int64_t channel_blocks() const { return (group_in + kStrip - 1) / kStrip; }
+  int64_t units(const Plan& forward) const { return forward.weight.taps() * groups * panels * channel_blocks(); }
+  int64_t sums_size(const Plan& forward) const { return forward.weight.taps() * groups * panels * group_in * kPanel; }
+};
+
+WeightGradPlan make_weight_grad_plan(const Plan& forward);
+
+// Weight codes int8 [out, in / groups, *kernel] -> those of the transposed convolution, [in, out / groups, *kernel], rotated.
+void rotate_weight(const WeightLayout& forward, const int8_t* codes, int8_t* rotated);
+
+// The plan of dx: a convolution of the spread gradient. `possible` is false where the integer form does not serve.
+struct InputGradPlan {
+  bool possible = false;
+  Plan plan;
+};
+InputGradPlan make_input_grad_plan(const Plan& forward, int64_t tile_rows);
+
+// What the GEMM for dw takes from one sample.
+struct WeightGradTask {
+  const uint8_t* codes = nullptr;            // from spread_codes
+  const int8_t* limbs[2] = {};               // high, low: panels and column sums from panel_limbs
+  const int32_t* limb_sums[2] = {};
+  int32_t zero_point = 0;                    // as stored
+  float scale = 1;                           // limb scale * input scale
+  float* sums = nullptr;                     // [taps][groups][panels][group_in][64], added to
+};
+
+struct GradKernels {
+  // The largest |value * channel_scale|; NaN if there is one.
+  float (*largest)(const GradSource& source);
+  // Limbs + 128, in the source's order.
+  void (*split)(const GradSource& source, float inverse, uint8_t* high, uint8_t* low);
+  // Codes of a sample, dense, to channels-first phases with a border of zero points.
+  void (*spread_codes)(const Plan& forward, const WeightGradPlan& plan, const Source& source, uint8_t* codes);
+  // Padded limbs (from pad_rows of the dx plan) to panels [begin, end) of [groups * panels][k / 4][64][4], and the sums of
+  // their columns, [groups * panels][chunks][64].
+  void (*panel_limbs)(const Plan& input_grad, const WeightGradPlan& plan, const uint8_t* padded, int64_t begin, int64_t end,
+                      int8_t* panels, int32_t* sums);
+  void (*weight_grad)(const Plan& forward, const WeightGradPlan& plan, const WeightGradTask& task, int64_t begin, int64_t end, uint8_t* scratch);
+};
+
+int64_t weight_grad_scratch_bytes();
+
+GradKernels grad_kernels_scalar();
+GradKernels grad_kernels_avx2();
+GradKernels grad_kernels_avx512();
+GradKernels grad_kernels_amx();
+
+}  // namespace torchqat::cpu::conv

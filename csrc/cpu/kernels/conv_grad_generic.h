@@ -1,0 +1,204 @@
+// Gradient kernels over Vec lanes and the gemm of the ISA file that includes it, after conv_int8_generic.h.
+#pragma once
+#include <algorithm>
+#include <cstring>
+
+#include "cpu/kernels/conv_grad.h"
+#include "cpu/kernels/conv_int8_generic.h"
+#include "numerics/limbs.h"
+
+namespace torchqat::cpu::conv {
+namespace {
+
+// Calls visit(values, count, scales or null, scale) for every run of values: a pixel's channels, or a channel's pixels.
+template <typename Visit>
+inline void for_each_run(const GradSource& s, Visit visit) {
+  const int64_t outer = s.channels_last ? s.pixels : s.channels, inner = s.channels_last ? s.channels : s.pixels;
+  for (int64_t i = 0; i < outer; ++i) {
+    visit(i * inner, inner, s.channels_last ? s.channel_scale : nullptr, s.channels_last ? 1.0f : s.channel_scale[i]);
+  }
+}
+
+float grad_largest(const GradSource& s) {
+  Vec most(0.0f);
+  uint32_t nan = 0;
+  for_each_run(s, [&](int64_t at, int64_t n, const float* scales, float scale) {
+    for (int64_t i = 0; i < n; i += Vec::size) {
+      const int left = static_cast<int>(std::min<int64_t>(Vec::size, n - i));
+      const Vec value = Vec::load(s.values + at + i, left) * (scales != nullptr ? Vec::load(scales + i, left) : Vec(scale));
+      nan |= numerics::mask_bits(numerics::is_nan(value)) & ((1u << left) - 1u);
+      most = numerics::select(in_range(numerics::lane_abs(value), most, Vec(__builtin_inff())), numerics::lane_abs(value), most);
+    }
+  });
+  float lanes[Vec::size];
+  most.store(lanes);
+  float largest = 0;
+  for (float lane : lanes) largest = numerics::lane_max(lane, largest);
+  return nan != 0 ? __builtin_nanf("") : largest;
+}
+
+void grad_split(const GradSource& s, float inverse, uint8_t* high, uint8_t* low) {
+  for_each_run(s, [&](int64_t at, int64_t n, const float* scales, float scale) {
+    for (int64_t i = 0; i < n; i += Vec::size) {
+      const int left = static_cast<int>(std::min<int64_t>(Vec::size, n - i));
+      const Vec value = Vec::load(s.values + at + i, left) * (scales != nullptr ? Vec::load(scales + i, left) : Vec(scale));
+      const Vec whole = numerics::limb_value(value, Vec(inverse)), top = numerics::high_limb(whole);
+      const Vec bottom = numerics::low_limb(whole, top), shift(128.0f);
+      if (left == Vec::size) {
+        (top + shift).store_u8(high + at + i);
+        (bottom + shift).store_u8(low + at + i);
+      } else {
+        uint8_t last[2][Vec::size];
+        (top + shift).store_u8(last[0]);
+        (bottom + shift).store_u8(last[1]);
+        std::memcpy(high + at + i, last[0], static_cast<size_t>(left));
+        std::memcpy(low + at + i, last[1], static_cast<size_t>(left));
+      }
+    }
+  });
+}
+
+// Bytes of padded columns x, x + 1, ... of one channel to their phases.
+inline void put_columns(const WeightGradPlan& w, uint8_t* row, int64_t x, int64_t n, const uint8_t* bytes) {
+  const int64_t phases = w.phases[2];
+  if (phases == 1) {
+    std::memcpy(row + x, bytes, static_cast<size_t>(n));
+    return;
+  }
+  for (int64_t i = 0; i < n; ++i) row[(x + i) % phases * w.plane + (x + i) / phases] = bytes[i];
+}
+
+void spread_codes(const Plan& f, const WeightGradPlan& w, const Source& s, uint8_t* codes) {
+  const int border = static_cast<int>(s.zero_point) + s.shift;
+  const int64_t channels = f.weight.in_channels(), width = f.in[2];
+  std::memset(codes, border, static_cast<size_t>(w.codes_bytes(f)));
+  // Start of the phase row that padded row (z, y) of channel c belongs to.
+  const auto row_of = [&](int64_t z, int64_t y, int64_t c) {
+    const int64_t padded = y + f.padding[1];
+    return codes + (z + f.padding[0]) * w.slice_bytes + c * w.row_stride + padded % w.phases[1] * w.phases[2] * w.plane +
+           padded / w.phases[1] * w.pitch;
+  };
+  for (int64_t z = 0; z < f.in[0]; ++z) {
+    for (int64_t y = 0; y < f.in[1]; ++y) {
+      const int64_t pixel = (z * f.in[1] + y) * width;
+      if (!s.channels_last) {
+        for (int64_t c = 0; c < channels; ++c) put_columns(w, row_of(z, y, c), f.padding[2], width, s.codes + c * f.in_pixels() + pixel);
+        continue;
+      }
+      uint8_t square[256], staged[256];
+      for (int64_t c = 0; c < channels; c += 16) {
+        const int64_t here = std::min<int64_t>(16, channels - c);
+        for (int64_t x = 0; x < width; x += 16) {
+          const int64_t count = std::min<int64_t>(16, width - x);
+          const uint8_t* from = s.codes + (pixel + x) * channels + c;
+          if (here == 16 && count == 16) {
+            numerics::transpose_bytes(from, channels, square);
+          } else {
+            for (int64_t i = 0; i < count; ++i) std::memcpy(staged + 16 * i, from + i * channels, static_cast<size_t>(here));
+            numerics::transpose_bytes(staged, 16, square);
+          }
+          for (int64_t j = 0; j < here; ++j) put_columns(w, row_of(z, y, c + j), f.padding[2] + x, count, square + 16 * j);
+        }
+      }
+    }
+  }
+}
+
+// Four rows of `n` stored limbs, interleaved and made signed.
+inline void interleave(const uint8_t* const rows[4], int64_t n, int8_t* to) {
+  int64_t i = 0;
+#if defined(__SSE2__)
+  const __m128i sign = _mm_set1_epi8(-128);
+  const auto row = [&](int j) { return _mm_xor_si128(_mm_loadu_si128(reinterpret_cast<const __m128i*>(rows[j] + i)), sign); };
+  for (; i + 16 <= n; i += 16) {
+    const __m128i a = row(0), b = row(1), c = row(2), d = row(3);
+    const __m128i ab0 = _mm_unpacklo_epi8(a, b), ab1 = _mm_unpackhi_epi8(a, b);
+    const __m128i cd0 = _mm_unpacklo_epi8(c, d), cd1 = _mm_unpackhi_epi8(c, d);
+    auto* out = reinterpret_cast<__m128i*>(to + 4 * i);
+    _mm_storeu_si128(out, _mm_unpacklo_epi16(ab0, cd0));
+    _mm_storeu_si128(out + 1, _mm_unpackhi_epi16(ab0, cd0));
+    _mm_storeu_si128(out + 2, _mm_unpacklo_epi16(ab1, cd1));
+    _mm_storeu_si128(out + 3, _mm_unpackhi_epi16(ab1, cd1));
+  }
+#endif
+  for (; i < n; ++i) {
+    for (int j = 0; j < 4; ++j) to[4 * i + j] = static_cast<int8_t>(rows[j][i] ^ 0x80);
+  }
+}
+
+void panel_limbs(const Plan& g, const WeightGradPlan& w, const uint8_t* padded, int64_t begin, int64_t end, int8_t* panels,
+                 int32_t* sums) {
+  uint8_t ones[64];
+  std::memset(ones, 1, sizeof ones);
+  const int32_t zeros[kPanel] = {};
+  alignas(64) int32_t ones_sums[16 * kPanel];
+  gemm_begin();
+  uint8_t nothing[kPanel];
+  std::memset(nothing, 128, sizeof nothing);
+  const int64_t width = g.in[2], merge = g.weight.merge;
+  for (int64_t unit = begin; unit < end; ++unit) {
+    const int64_t group = unit / w.panels, column = unit % w.panels * kPanel, n = std::min(kPanel, w.group_out - column);
+    const uint8_t* plane = padded + group / merge * g.plane_bytes + group % merge * w.group_out + column;
+    int8_t* to = panels + unit * w.panel_bytes();
+    for (size_t i = 0; i < w.segments.size(); ++i) {
+      const Segment& s = w.segments[i];
+      int64_t x = 0, row = 0;
+      for (int64_t k = 0; k < w.length(static_cast<int64_t>(i)); k += 4, to += 4 * kPanel) {
+        const uint8_t* rows[4];
+        for (int j = 0; j < 4; ++j) {
+          rows[j] = row < s.rows && x < width ? plane + padded_at(g, s.slice, s.row + row, x) : nothing;
+          if (++x == w.pitch) x = 0, ++row;
+        }
+        interleave(rows, n, to);
+      }
+    }
+    // The sum of each column, from the same kernel on a row of ones.
+    for (size_t chunk = 0; chunk + 1 < w.chunks.size(); ++chunk) {
+      const int64_t first = w.chunks[chunk], end_k = chunk + 2 < w.chunks.size() ? w.segments[static_cast<size_t>(w.chunks[chunk + 1])].k : w.k_total;
+      const int64_t step = w.segments[static_cast<size_t>(first)].k / 64;
+      gemm(ones, 0, 1, w.steps.data() + step, static_cast<int>(end_k / 64 - step), panels + unit * w.panel_bytes(), n, zeros, ones_sums);
+      std::memcpy(sums + (unit * w.chunk_count() + static_cast<int64_t>(chunk)) * kPanel, ones_sums, kPanel * sizeof(int32_t));
+    }
+  }
+  gemm_end();
+}
+
+void weight_grad(const Plan& f, const WeightGradPlan& w, const WeightGradTask& task, int64_t begin, int64_t end, uint8_t* scratch) {
+  auto* high = reinterpret_cast<int32_t*>(scratch);
+  int32_t* low = high + (kStrip + 16) * kPanel;
+  int32_t* init = low + (kStrip + 16) * kPanel;
+  gemm_begin();
+  for (int64_t unit = begin; unit < end; ++unit) {
+    const int64_t block = unit % w.channel_blocks(), rest = unit / w.channel_blocks();
+    const int64_t panel = rest % (w.groups * w.panels), tap = rest / (w.groups * w.panels), group = panel / w.panels;
+    const int64_t kz = tap / (f.weight.kernel[1] * f.weight.kernel[2]), ky = tap / f.weight.kernel[2] % f.weight.kernel[1];
+    const int64_t dy = ky * f.dilation[1], dx = tap % f.weight.kernel[2] * f.dilation[2];
+    const int64_t first = block * kStrip, rows = std::min(kStrip, w.group_in - first);
+    const int64_t columns = std::min(kPanel, w.group_out - panel % w.panels * kPanel);
+    const uint8_t* a = task.codes + (group * w.group_in + first) * w.row_stride +
+                       (dy % w.phases[1] * w.phases[2] + dx % w.phases[2]) * w.plane + dy / w.phases[1] * w.pitch + dx / w.phases[2];
+    float* target = task.sums + ((tap * w.groups * w.panels + panel) * w.group_in + first) * kPanel;
+    for (size_t chunk = 0; chunk + 1 < w.chunks.size(); ++chunk) {
+      const Run* runs = w.runs.data() + kz * static_cast<int64_t>(w.segments.size()) + w.chunks[chunk];
+      const int run_count = static_cast<int>(w.chunks[chunk + 1] - w.chunks[chunk]);
+      for (int limb = 0; limb < 2; ++limb) {
+        const int32_t* sums = task.limb_sums[limb] + (panel * w.chunk_count() + static_cast<int64_t>(chunk)) * kPanel;
+        for (int64_t i = 0; i < kPanel; ++i) {
+          init[i] = static_cast<int32_t>(0u - static_cast<uint32_t>(task.zero_point) * static_cast<uint32_t>(sums[i]));
+        }
+        gemm(a, w.row_stride, rows, runs, run_count, task.limbs[limb] + panel * w.panel_bytes(), columns,
+             init, limb == 0 ? high : low);
+      }
+      for (int64_t i = 0; i < rows * kPanel; i += Vec::size) {
+        const Vec whole = numerics::joined_limbs(Vec::load_s32(high + i), Vec::load_s32(low + i));
+        numerics::scaled_sum(whole, Vec(task.scale), Vec::load(target + i)).store(target + i);
+      }
+    }
+  }
+  gemm_end();
+}
+
+constexpr GradKernels grad_kernels{&grad_largest, &grad_split, &spread_codes, &panel_limbs, &weight_grad};
+
+}  // namespace
+}  // namespace torchqat::cpu::conv

@@ -1,5 +1,7 @@
 """Small models and schemes that several test files train, convert and compare."""
 
+import copy
+
 import torch
 from torch import nn
 
@@ -66,8 +68,14 @@ def images(n=4, seed=0):
     return torch.randn(n, 3, 9, 9, generator=torch.Generator().manual_seed(seed))
 
 
+_trained = {}
+
+
 def trained(config, model=None, steps=3, make=conv_net, batch=images):
     """A prepared model after some steps of SGD, in training mode."""
+    key = (config, steps, make, batch)
+    if model is None and key in _trained:
+        return copy.deepcopy(_trained[key])
     torch.manual_seed(0)
     prepared = torchqat.prepare_qat(make() if model is None else model, config)
     optimizer = torch.optim.SGD(prepared.parameters(), 0.01, momentum=0.9)
@@ -75,4 +83,6 @@ def trained(config, model=None, steps=3, make=conv_net, batch=images):
         optimizer.zero_grad()
         prepared(batch(seed=step)).square().mean().backward()
         optimizer.step()
+    if model is None and make.__name__ != "<lambda>":
+        _trained[key] = copy.deepcopy(prepared)
     return prepared

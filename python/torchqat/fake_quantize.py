@@ -259,6 +259,10 @@ class FakeQuantize(nn.Module):
             return True
         return self.observer.has_data()
 
+    @torch.jit.unused
+    def is_float_grid(self) -> bool:
+        return self.float_grid or self.block_format
+
     def qparams(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Scale and zero point for x; in training mode a static range takes x in first.
 

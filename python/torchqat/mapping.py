@@ -30,21 +30,24 @@ def deployed_class(layer: nn.Module) -> type:
     kind = next((k for k in QAT_TO_DEPLOYED if isinstance(layer, k)), None)
     if kind is None or layer.weight_fake_quant is None:
         raise ValueError(f"{type(layer).__name__} has no deployed form")
-    integer, grouped, weight_only = QAT_TO_DEPLOYED[kind]
+    integer, grouped, weight_only, float_grid = QAT_TO_DEPLOYED[kind]
+    if layer.weight_fake_quant.is_float_grid():
+        return float_grid
     if not layer.integer:
         return weight_only
     return grouped if layer.weight_fake_quant.group > 0 else integer
 
 
-# QAT layer -> its deployed class with an integer input, with an integer input and weight groups, with a float input.
+# QAT layer -> its deployed class with an integer input, with an integer input and weight groups, with a float
+# input, and with a weight on a float grid.
 QAT_TO_DEPLOYED = {
-    qat.Linear: (quantized.Linear, quantized.LinearGrouped, quantized.LinearWeightOnly),
+    qat.Linear: (quantized.Linear, quantized.LinearGrouped, quantized.LinearWeightOnly, quantized.LinearFloatGrid),
     **dict.fromkeys(
         (qat.Conv1d, qat.Conv2d, qat.Conv3d, qat.ConvBn1d, qat.ConvBn2d, qat.ConvBn3d),
-        (quantized.Conv, quantized.ConvWeightOnly, quantized.ConvWeightOnly),
+        (quantized.Conv, quantized.ConvWeightOnly, quantized.ConvWeightOnly, quantized.ConvFloatGrid),
     ),
-    qat.Embedding: (None, None, quantized.Embedding),
-    qat.EmbeddingBag: (None, None, quantized.EmbeddingBag),
+    qat.Embedding: (None, None, quantized.Embedding, None),
+    qat.EmbeddingBag: (None, None, quantized.EmbeddingBag, None),
 }
 
 # By the name that a description (and so a file) carries.
@@ -52,10 +55,12 @@ DEPLOYED_LAYERS = {
     kind.__name__: kind
     for kind in (
         quantized.Conv,
+        quantized.ConvFloatGrid,
         quantized.ConvWeightOnly,
         quantized.Embedding,
         quantized.EmbeddingBag,
         quantized.Linear,
+        quantized.LinearFloatGrid,
         quantized.LinearGrouped,
         quantized.LinearWeightOnly,
     )
@@ -66,10 +71,12 @@ _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 # Float layers that a deployed one may stand in for, when a file is loaded.
 FLOAT_OF_DEPLOYED = {
     "Conv": _CONVOLUTIONS,
+    "ConvFloatGrid": _CONVOLUTIONS,
     "ConvWeightOnly": _CONVOLUTIONS,
     "Embedding": (nn.Embedding,),
     "EmbeddingBag": (nn.EmbeddingBag,),
     "Linear": (nn.Linear,),
+    "LinearFloatGrid": (nn.Linear,),
     "LinearGrouped": (nn.Linear,),
     "LinearWeightOnly": (nn.Linear,),
 }

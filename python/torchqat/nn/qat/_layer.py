@@ -86,6 +86,8 @@ class QatLayer(nn.Module):
         quantizer = self.weight_fake_quant
         if quantizer is None:
             raise ValueError("integer_weights: this layer's weight stays in float")
+        if quantizer.is_float_grid():
+            raise ValueError(f"integer_weights: this layer's weight is on the float grid {quantizer.format}")
         weight, _ = self.effective_weight()
         scale, zero_point = self.weight_qparams(weight)
         weight = quantizer.to_levels(weight, scale)

@@ -24,6 +24,8 @@ class Embedding(QatLayer, nn.Embedding):
     def configure(self, qconfig: QConfig) -> None:
         if qconfig.weight is None:
             raise ValueError("nn.qat.Embedding: weight must be a QuantSpec")
+        if qconfig.weight.is_float:
+            raise ValueError(f"nn.qat.Embedding: weight dtype must be an integer format, got {qconfig.weight.dtype}")
         super().configure(QConfig(weight=qconfig.weight))
         self.by_row = qconfig.weight.estimator == "ste" and qconfig.weight.parsed_granularity.kind in ("channel", "group")
 
@@ -49,6 +51,8 @@ class EmbeddingBag(QatLayer, nn.EmbeddingBag):
     def configure(self, qconfig: QConfig) -> None:
         if qconfig.weight is None:
             raise ValueError("nn.qat.EmbeddingBag: weight must be a QuantSpec")
+        if qconfig.weight.is_float:
+            raise ValueError(f"nn.qat.EmbeddingBag: weight dtype must be an integer format, got {qconfig.weight.dtype}")
         super().configure(QConfig(weight=qconfig.weight))
 
     def effective_weight(self) -> tuple[Tensor, Tensor | None]:

@@ -3,8 +3,19 @@
 from torchqat.nn.quantized.conv import Conv
 from torchqat.nn.quantized.conv_weight_only import ConvWeightOnly
 from torchqat.nn.quantized.embedding import Embedding, EmbeddingBag
+from torchqat.nn.quantized.float_grid import ConvFloatGrid, LinearFloatGrid
 from torchqat.nn.quantized.linear import Linear
 from torchqat.nn.quantized.linear_grouped import LinearGrouped
 from torchqat.nn.quantized.linear_weight_only import LinearWeightOnly
 
-__all__ = ["Conv", "ConvWeightOnly", "Embedding", "EmbeddingBag", "Linear", "LinearGrouped", "LinearWeightOnly"]
+__all__ = [
+    "Conv",
+    "ConvFloatGrid",
+    "ConvWeightOnly",
+    "Embedding",
+    "EmbeddingBag",
+    "Linear",
+    "LinearFloatGrid",
+    "LinearGrouped",
+    "LinearWeightOnly",
+]

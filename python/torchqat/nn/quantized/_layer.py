@@ -65,6 +65,9 @@ def describe_activation(quantizer) -> dict:
         "symmetric": quantizer.symmetric,
         "group": quantizer.group,
         "format": quantizer.format,
+        "along": quantizer.blocks_along,
+        "scale_rounding": quantizer.mx_rounding,
+        "range_factor": quantizer.range_factor,
     }
 
 
@@ -128,6 +131,8 @@ class QuantizedLayer(nn.Module):
 def _canonical_scale(scale: Tensor, config: dict, shape: list[int]) -> Tensor:
     if not config["block_size"]:
         return scale.reshape(-1)[:1].reshape(())
+    if scale.dim() == len(shape):
+        return scale
     return scale.reshape([1 if b == -1 else -(-n // b) for n, b in zip(shape, config["block_size"])])
 
 

@@ -42,6 +42,13 @@ class ConvGeometry(QuantizedLayer):
             return F.pad(input, self.explicit_padding, mode=self.explicit_mode)
         return input
 
+    def float_conv(self, input: Tensor, weight: Tensor) -> Tensor:
+        if self.spatial_dims == 1:
+            return F.conv1d(input, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+        if self.spatial_dims == 2:
+            return F.conv2d(input, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+        return F.conv3d(input, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+
 
 class Conv(ConvGeometry):
     """Integer convolution in one to three dimensions; padding is exactly zero. Made by torchqat.convert.

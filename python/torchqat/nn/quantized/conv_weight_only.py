@@ -1,7 +1,6 @@
 """Convolutions that keep their weight as packed codes and compute in float: small files, float arithmetic."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from torchqat.nn.quantized._layer import Description, container_bits
@@ -45,10 +44,3 @@ class ConvWeightOnly(ConvGeometry):
         )
         y = self.float_conv(self.padded(input), weight)
         return y if batched else y.squeeze(0)
-
-    def float_conv(self, input: Tensor, weight: Tensor) -> Tensor:
-        if self.spatial_dims == 1:
-            return F.conv1d(input, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
-        if self.spatial_dims == 2:
-            return F.conv2d(input, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
-        return F.conv3d(input, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from torchqat.config import BLOCK_FORMATS
 from torchqat.observers import apply_keeping_dtype
 
 
@@ -21,6 +22,9 @@ class InputRounding(nn.Module):
         self.granularity = activation["granularity"]
         self.quant_min, self.quant_max = activation["quant_min"], activation["quant_max"]
         self.symmetric, self.group = activation["symmetric"], activation["group"]
+        self.format, self.along = activation["format"], activation["along"]
+        self.is_block_format = self.format in BLOCK_FORMATS
+        self.scale_rounding, self.range_factor = activation["scale_rounding"], activation["range_factor"]
         self.register_buffer("scale", scale)
         self.register_buffer("zero_point", zero_point)
 
@@ -35,11 +39,20 @@ class InputRounding(nn.Module):
         return tensor
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.is_block_format:
+            moved = x.movedim(self.along, -1)
+            blocks = [1] * (x.dim() - 1) + [self.group]
+            y = torch.ops.torchqat.fake_quantize_float(moved, None, blocks, self.format, self.scale_rounding)
+            return y.movedim(-1, self.along)
         scale, zero_point = self.scale, self.zero_point
         if scale is None:
             scale, zero_point = torch.ops.torchqat.choose_qparams(
                 x, self.blocks(x.dim()), self.quant_min, self.quant_max, self.symmetric
             )
+            if self.range_factor != 1.0:
+                scale = scale * self.range_factor
+        if self.format != "":
+            return torch.ops.torchqat.fake_quantize_float(x, scale, self.blocks(x.dim()), self.format)
         return torch.ops.torchqat.fake_quantize(
             x, scale, zero_point, self.blocks(x.dim()), self.quant_min, self.quant_max
         )

@@ -1,0 +1,5 @@
+"""`python -m torchqat`."""
+
+from torchqat.cli import main
+
+raise SystemExit(main())

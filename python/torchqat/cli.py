@@ -20,7 +20,7 @@ COMMANDS: dict[str, tuple[str, str, tuple[str, ...], str]] = {
         "torchqat.inspect",
         "what a saved or importable model contains: size, schemes, coverage",
         (),
-        "demo",
+        "",
     ),
 }
 

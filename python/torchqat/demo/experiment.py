@@ -23,7 +23,9 @@ from torchqat.demo.training import Curve, Recipe, accuracy, predict, train
 
 @dataclass(frozen=True)
 class Plan:
-    """How long the experiment is. `frozen_epochs`: the last epochs of QAT, and of its control, use frozen statistics."""
+    """How long the experiment is. `frozen_epochs`: the last epochs of QAT, and of its control, use frozen statistics.
+    `judged`: long enough for its accuracies to be held against what is claimed.
+    """
 
     seeds: tuple[int, ...] = (0, 1, 2)
     float_recipe: Recipe = Recipe(epochs=6, learning_rate=6e-3)
@@ -31,6 +33,7 @@ class Plan:
     frozen_epochs: int = 1
     calibration_batches: int = 8
     latency_rounds: int = 40
+    judged: bool = True
 
     def steps(self, schemes: int, train_size: int) -> int:
         """Training steps of the whole experiment, for the progress bar."""
@@ -115,7 +118,6 @@ def run_seed(
         models_dir: where the model files are written (later seeds overwrite nothing: names carry the seed).
         on_step, on_stage, on_run: called after each training step, before each stage, and with each result.
     """
-    example = data.train_images[:2]
     torch.manual_seed(seed)
     model = DigitNet(stem_stride=2 if data.image_size >= 16 else 1)
 
@@ -137,7 +139,7 @@ def run_seed(
         if scheme.ptq:
             on_stage(f"seed {seed}: {scheme.title}, PTQ")
             batches = data.train_images.split(64)[: plan.calibration_batches]
-            converted = torchqat.quantize_ptq(copy.deepcopy(control), scheme.qconfig(), batches)
+            converted = torchqat.quantize_ptq(control, scheme.qconfig(), batches)
             path = models_dir / f"{scheme.key}-ptq-seed{seed}.safetensors"
             torchqat.save(converted, path)
             on_run(Run(seed, "ptq", scheme.key, accuracy(converted, data), path.stat().st_size))
@@ -145,7 +147,7 @@ def run_seed(
 
         on_stage(f"seed {seed}: {scheme.title}, QAT")
         start = time.perf_counter()
-        prepared = torchqat.prepare_qat(copy.deepcopy(model), scheme.qconfig(), example_inputs=example)
+        prepared = torchqat.prepare_qat(model, scheme.qconfig())
         curve = _train_from(prepared, data, plan, seed, _freeze_statistics, on_step)
         seconds = time.perf_counter() - start
         prepared.eval()

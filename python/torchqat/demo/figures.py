@@ -100,7 +100,7 @@ def draw(folder: Path, runs: Sequence[Run], kept: Kept, schemes: Sequence[Scheme
             _weights(folder / "weight_histograms.png", kept, schemes),
             "Each weight divided by the scale of its output channel, so that the dotted lines are what the integers can "
             "express. Left: the float control's weights, which PTQ rounds. Right: the weights behind the trained "
-            "integers, which QAT has fitted to its grid.",
+            "integers after QAT.",
         ),
         (
             "Training curves",

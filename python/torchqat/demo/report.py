@@ -37,8 +37,8 @@ def accuracy_text(values: Sequence[float]) -> str:
 
 
 def size_text(size: int, reference: int) -> str:
-    """KiB, and how many times smaller than the reference."""
-    return f"{size / 1024:.1f}" + (f" ({reference / size:.1f}x smaller)" if size != reference else "")
+    """KiB, and in brackets how many times smaller than the reference."""
+    return f"{size / 1024:.1f}" + (f" ({reference / size:.1f}x)" if size != reference else "")
 
 
 def gap_text(gap: float | None) -> str:
@@ -50,18 +50,18 @@ def differing_text(differing: tuple[int, int] | None) -> str:
 
 
 RESULT_COLUMNS = (
-    "model, as converted",
-    "test accuracy (%)",
-    "to control (points)",
+    "model",
+    "accuracy (%)",
+    "to control",
     "file (KiB)",
-    "outputs that differ: QAT eval vs converted",
+    "differ",
 )
 LATENCY_COLUMNS = (
     "model",
-    "batch 1 (ms)",
-    "batch 64 (ms)",
-    "TorchScript, batch 1 (ms)",
-    "TorchScript, batch 64 (ms)",
+    "batch 1",
+    "batch 64",
+    "script, 1",
+    "script, 64",
 )
 
 
@@ -86,13 +86,19 @@ def print_tables(console, rows: Sequence[Row], latencies: Sequence[LatencyRow], 
     """Both tables on a rich console."""
     from rich.table import Table
 
-    table = Table(title=f"Results over {seeds} seed{'s' * (seeds != 1)}", title_justify="left")
+    table = Table(
+        title=f"Results, mean of {seeds} seed{'s' * (seeds != 1)}",
+        caption="converted models; to control: points above or below the float control;\n"
+        "differ: outputs of QAT in eval mode that are not bit-equal to the converted model's",
+        title_justify="left",
+        caption_justify="left",
+    )
     for index, name in enumerate(RESULT_COLUMNS):
         table.add_column(name, justify="left" if index == 0 else "right")
     for row in rows:
         table.add_row(*result_cells(row, rows[0].file_bytes), style="dim" if row.method == "float" else None)
     console.print(table)
-    table = Table(title="Latency, one thread (in brackets: times as fast as float)", title_justify="left")
+    table = Table(title="Milliseconds a call (in brackets: times as fast as float); script: frozen TorchScript", title_justify="left")
     for index, name in enumerate(LATENCY_COLUMNS):
         table.add_column(name, justify="left" if index == 0 else "right")
     for row in latencies:
@@ -170,10 +176,12 @@ def write_html(
 <h2>Results</h2>
 {results}
 <p class="sub">Mean ± standard deviation over the seeds. Every PTQ and QAT row is the converted model: integer weights,
-integer kernels.</p>
+integer kernels, 8-bit activations. To control: points above or below the float control. File: in brackets, how many times smaller
+than the float file. Differ: how many outputs of QAT in eval mode are not bit-equal to the converted model's.</p>
 <h2>Latency</h2>
 {speed}
-<p class="sub">Medians on one thread, the models taking turns; in brackets: how many times as fast as the float model.</p>
+<p class="sub">Milliseconds a call, medians, the models taking turns; in brackets: how many times as fast as the float model.
+Batch 1 and 64, called from Python, and as frozen TorchScript (where torch also folds the float model's BatchNorm).</p>
 {images}
 <h2>How it was measured</h2>
 <ul>{notes}</ul>

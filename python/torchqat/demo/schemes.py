@@ -8,7 +8,10 @@ from torchqat import QConfig, QuantSpec
 
 @dataclass(frozen=True)
 class Scheme:
-    """One scheme: `weight_bits` and the QConfig that prepare_qat and quantize_ptq are given."""
+    """One scheme: the QConfig that prepare_qat and quantize_ptq are given. Activations are 8-bit integers in all of them.
+
+    ptq: whether PTQ is measured too (a learned scale means nothing to it); learned: scales are trained (LSQ).
+    """
 
     key: str
     title: str
@@ -26,7 +29,7 @@ def _narrow_weights(dtype: str, estimator: str = "ste") -> QConfig:
 
 SCHEMES = (
     Scheme("int8", "int8", 8, QConfig.int8),
-    Scheme("int4", "int4 weights, int8 activations", 4, lambda: _narrow_weights("int4")),
-    Scheme("int2", "2-bit weights, int8 activations", 2, lambda: _narrow_weights("int2")),
-    Scheme("int2-lsq", "2-bit weights, learned scales", 2, lambda: _narrow_weights("int2", "lsq"), ptq=False, learned=True),
+    Scheme("int4", "int4 weights", 4, lambda: _narrow_weights("int4")),
+    Scheme("int2", "2-bit weights", 2, lambda: _narrow_weights("int2")),
+    Scheme("int2-lsq", "2-bit weights, LSQ", 2, lambda: _narrow_weights("int2", "lsq"), ptq=False, learned=True),
 )

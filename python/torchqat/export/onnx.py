@@ -1,0 +1,170 @@
+"""export_onnx: a prepared or converted model as an ONNX file with QuantizeLinear and DequantizeLinear on the trained grid.
+
+torch.onnx writes the float ops; the integer weights come from the layers' descriptions. The file is read again, checked, and
+its codes and scales compared with the model's, before the function returns.
+"""
+
+import copy
+import os
+import tempfile
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from torchqat.convert import convert
+from torchqat.export.onnx_layers import ONNX_LAYERS, OnnxWeight
+from torchqat.nn.qat._layer import QatLayer
+from torchqat.nn.quantized._layer import QuantizedLayer
+
+# torch's tracing exporter ends at 20; 21 adds only types and blocks (4-bit integers, scales in groups) to what it writes.
+_TRACED_OPSET, _OPSET, _IR_VERSION = 20, 21, 10
+
+
+def export_onnx(
+    model: nn.Module,
+    args: Tensor | tuple,
+    path: str | os.PathLike,
+    style: str = "qdq",
+    *,
+    input_names: Sequence[str] | None = None,
+    output_names: Sequence[str] | None = None,
+    dynamic_axes: dict | None = None,
+) -> None:
+    """Write an ONNX file (opset 21) that computes on the grid the model was trained with.
+
+    Weights are integer initializers (4-bit ones up to 4 bits) behind DequantizeLinear, static activations a
+    QuantizeLinear and DequantizeLinear pair; dynamic activations are written with elementary ops. An ONNX runtime sums
+    in float where torchqat sums in integers, so results may differ by float rounding.
+
+    Args:
+        model: prepared (it is converted first, on a copy) or converted; left as it is.
+        args: an example input, or a tuple of them.
+        path: the file to write.
+        style: "qdq".
+        input_names, output_names, dynamic_axes: as torch.onnx.export's; {"input": {0: "batch"}} leaves the batch open.
+
+    Raises:
+        TypeError, ValueError: a model that is neither prepared nor converted, a layer without a Q/DQ form, another style.
+        ImportError: onnx is not installed (the extra torchqat[onnx]).
+        RuntimeError: what was read back from the file is not what the model holds.
+
+    Example:
+        >>> import os, tempfile, torch, torchqat
+        >>> model = torchqat.prepare_qat(torch.nn.Sequential(torch.nn.Linear(4, 2)), torchqat.QConfig.int8_dynamic())
+        >>> path = os.path.join(tempfile.mkdtemp(), "model.onnx")
+        >>> torchqat.export_onnx(model, torch.randn(3, 4), path)
+    """
+    if style != "qdq":
+        raise ValueError(f"export_onnx: style must be 'qdq', got {style!r}")
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"export_onnx: model must be a torch.nn.Module, got {type(model).__name__}")
+    onnx = _onnx()
+    if any(isinstance(module, QatLayer) for module in model.modules()):
+        model = convert(model)
+    stand_in = _stand_in(model)
+    args = args if isinstance(args, tuple) else (args,)
+    path = Path(path)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    os.close(handle)
+    try:
+        with warnings.catch_warnings():
+            # The tracing exporter is deprecated, yet the only one that needs no further package.
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                stand_in, args, temporary, dynamo=False, opset_version=_TRACED_OPSET, input_names=input_names,
+                output_names=output_names, dynamic_axes=dynamic_axes, keep_initializers_as_inputs=False,
+            )  # fmt: skip
+        written = onnx.load(temporary)
+        weights = {name: m for name, m in stand_in.named_modules() if isinstance(m, OnnxWeight)}
+        _finish(onnx, written, weights)
+        onnx.save(written, temporary)
+        _verify(onnx, onnx.load(temporary), weights)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    finally:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+
+
+def _onnx():
+    try:
+        import onnx
+    except ImportError as error:
+        raise ImportError("export_onnx: needs the onnx package: pip install 'torchqat[onnx]'") from error
+    return onnx
+
+
+def _stand_in(model: nn.Module) -> nn.Module:
+    """A copy with each deployed layer written as Q/DQ."""
+    new: dict[int, nn.Module] = {}
+    for name, module in model.named_modules():
+        if not isinstance(module, QuantizedLayer):
+            continue
+        described = module.description()
+        kind = ONNX_LAYERS.get(described.config["layer"])
+        if kind is None:
+            raise ValueError(f"export_onnx: module {name!r}: no Q/DQ form of {described.config['layer']}")
+        try:
+            new[id(module)] = kind(described.config, described.tensors).eval()
+        except ValueError as error:
+            raise ValueError(f"export_onnx: module {name!r}: {error}") from error
+    if not new:
+        raise ValueError("export_onnx: model is neither prepared nor converted; prepare it with prepare_qat first")
+    return copy.deepcopy(model, dict(new)).eval()
+
+
+def _weights_of_file(onnx, model, weights: dict[str, OnnxWeight]):
+    """(name, module, DequantizeLinear node, its initializers) of each weight that holds exactly the module's numbers."""
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    nodes = [node for node in model.graph.node if node.op_type == "DequantizeLinear" and node.input[0] in tensors]
+    arrays = {name: onnx.numpy_helper.to_array(tensors[name]) for node in nodes for name in node.input}
+    for name, module in weights.items():
+        expected = [t.numpy() for t in (module.codes, module.scale, module.code_zero) if t is not None]
+        # By value: torch.onnx stores equal initializers once, under the name of one of them.
+        for node in nodes:
+            found = [arrays[key] for key in node.input]
+            if len(found) == len(expected) and all(map(_equal, found, expected)):
+                break
+        else:
+            raise RuntimeError(f"export_onnx: the file lacks the codes, scales or zero points of {name}")
+        yield name, module, node, [tensors[key] for key in node.input]
+
+
+def _equal(first: np.ndarray, second: np.ndarray) -> bool:
+    return first.shape == second.shape and np.array_equal(first.astype(np.float64), second.astype(np.float64))
+
+
+def _finish(onnx, model, weights: dict[str, OnnxWeight]) -> None:
+    """Opset 21, and 4-bit types for codes that fit."""
+    for entry in model.opset_import:
+        if entry.domain == "":
+            entry.version = _OPSET
+    model.ir_version = _IR_VERSION
+    model.producer_name = "torchqat"
+    narrowed: set[str] = set()
+    for name, module, node, (codes, _, *zero) in list(_weights_of_file(onnx, model, weights)):
+        if module.bits > 4 or codes.name in narrowed:
+            continue
+        kind = onnx.TensorProto.UINT4 if module.codes.dtype == torch.uint8 else onnx.TensorProto.INT4
+        narrowed.add(codes.name)
+        codes.CopyFrom(_as_4_bits(onnx, codes, codes.name, kind))
+        if zero:
+            # A tensor of its own: the old one may be shared with an 8-bit weight.
+            model.graph.initializer.append(_as_4_bits(onnx, zero[0], f"{name}.zero_point_4", kind))
+            node.input[2] = f"{name}.zero_point_4"
+
+
+def _as_4_bits(onnx, tensor, name: str, kind: int):
+    values = onnx.numpy_helper.to_array(tensor)
+    return onnx.helper.make_tensor(name, kind, values.shape, values.flatten().astype(int))
+
+
+def _verify(onnx, model, weights: dict[str, OnnxWeight]) -> None:
+    """The checker's opinion, and every code, scale and zero point against the model's."""
+    onnx.checker.check_model(model, full_check=True)
+    for _ in _weights_of_file(onnx, model, weights):
+        pass

@@ -1,0 +1,157 @@
+"""export_onnx: files checked by onnx, their integers compared with the model's, and run by onnxruntime against torchqat."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import torchqat
+from torchqat import QConfig, QuantSpec
+
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+
+
+class Net(nn.Module):
+    """Convolutions with BatchNorm, a depthwise one, a residual sum and a linear head."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, stride=2, padding=1, bias=False)
+        self.bn = nn.BatchNorm2d(8)
+        self.depthwise = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x):
+        x = torch.relu(self.bn(self.conv(x)))
+        x = x + torch.relu(self.depthwise(x))
+        return self.head(x.mean([2, 3]))
+
+
+def trained(model, qconfig, *batch):
+    """Prepared, with ranges from a batch and two optimiser steps behind it."""
+    prepared = torchqat.prepare_qat(model, qconfig).train()
+    optimizer = torch.optim.SGD(prepared.parameters(), lr=0.05)
+    for _ in range(2):
+        optimizer.zero_grad()
+        prepared(*batch).square().mean().backward()
+        optimizer.step()
+    return prepared.eval()
+
+
+def run(path, *inputs):
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    names = [entry.name for entry in session.get_inputs()]
+    return torch.from_numpy(session.run(None, {n: i.numpy() for n, i in zip(names, inputs, strict=True)})[0])
+
+
+def ops(path):
+    return [node.op_type for node in onnx.load(path).graph.node]
+
+
+def spec(dtype, granularity="channel", **more):
+    return QConfig(QuantSpec(dtype, granularity, **more), QConfig.int8().activation)
+
+
+def test_conv_net_runs_in_onnxruntime_within_one_step_of_its_last_grid(tmp_path):
+    torch.manual_seed(0)
+    x = torch.randn(6, 3, 12, 12)
+    prepared = trained(Net(), QConfig.int8(), x)
+    path = tmp_path / "net.onnx"
+    torchqat.export_onnx(prepared, x, path, input_names=["input"], dynamic_axes={"input": {0: "batch"}})
+    expected = torchqat.convert(prepared)(x)
+    # One code more or less of the head's input moves an output by at most that input's step times the largest weight.
+    head = prepared.head
+    step = head.activation_fake_quant.eval_qparams()[0] * head.weight.detach().abs().sum(1).max()
+    got = run(path, x)
+    assert (got - expected).abs().max() <= step
+    assert (got - expected).abs().median() <= 1e-5
+    assert torch.allclose(run(path, x[:2]), got[:2], atol=1e-5)
+    # One pair for each layer's input, and a dequantiser for each weight.
+    assert ops(path).count("QuantizeLinear") == 3 and ops(path).count("DequantizeLinear") == 6
+    assert prepared.training is False and isinstance(prepared.head, torchqat.nn.qat.Linear)
+
+
+@pytest.mark.parametrize(
+    "qconfig",
+    [
+        QConfig.int8(), QConfig.int8_dynamic(), QConfig.int8_weight_only(), QConfig.int4_weight_only(32),
+        QConfig.int4_weight_only(16), QConfig.int4_int8(32), QConfig.int2_weight_only(64), spec("int4"), spec("int2"),
+        spec("int3", "tensor"), spec("int8", "tensor"),
+        QConfig(QuantSpec("uint4", "channel", symmetric=False)), QConfig(QuantSpec("uint4", "group:24", symmetric=False)),
+        QConfig(QuantSpec("int8", "channel"), QuantSpec("uint4", symmetric=False, observer="ema")),
+        QConfig(QuantSpec("int8", "channel"), QuantSpec("int8", symmetric=True, observer="minmax")),
+    ],
+    ids=lambda q: "-".join(str(v) for v in q.to_dict().values())[:80],
+)  # fmt: skip
+def test_linear_layer_of_every_scheme(qconfig, tmp_path):
+    torch.manual_seed(1)
+    x = torch.randn(7, 50)
+    prepared = trained(nn.Sequential(nn.Linear(50, 9)), qconfig, x)
+    path = tmp_path / "linear.onnx"
+    torchqat.export_onnx(prepared, x, path)
+    expected = torchqat.convert(prepared)(x)
+    assert torch.allclose(run(path, x), expected, rtol=1e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("qconfig", [QConfig.int8(), spec("int4"), QConfig.int4_weight_only(8)], ids=("int8", "int4", "groups"))
+@pytest.mark.parametrize("dims", [1, 2])
+def test_convolution(dims, qconfig, tmp_path):
+    torch.manual_seed(2)
+    kind = (nn.Conv1d, nn.Conv2d)[dims - 1]
+    x = torch.randn(2, 20, *[9] * dims)
+    prepared = trained(nn.Sequential(kind(20, 6, 3, stride=2, padding=1)), qconfig, x)
+    torchqat.export_onnx(torchqat.convert(prepared), x, tmp_path / "conv.onnx")
+    assert torch.allclose(run(tmp_path / "conv.onnx", x), torchqat.convert(prepared)(x), rtol=1e-5, atol=2e-5)
+
+
+def test_embedding_and_linear(tmp_path):
+    torch.manual_seed(3)
+    indices = torch.randint(0, 30, (4, 5))
+    prepared = trained(nn.Sequential(nn.Embedding(30, 32), nn.Linear(32, 3)), QConfig.int4_weight_only(16), indices)
+    torchqat.export_onnx(prepared, indices, tmp_path / "e.onnx")
+    assert torch.allclose(run(tmp_path / "e.onnx", indices), torchqat.convert(prepared)(indices), rtol=1e-5, atol=1e-5)
+
+
+def test_file_holds_the_trained_integers_in_four_bits(tmp_path):
+    torch.manual_seed(4)
+    x = torch.randn(5, 40)
+    prepared = trained(nn.Sequential(nn.Linear(40, 6)), QConfig.int4_weight_only(16), x)
+    torchqat.export_onnx(prepared, x, tmp_path / "m.onnx")
+    tensors = {t.name: t for t in onnx.load(tmp_path / "m.onnx").graph.initializer}
+    codes, scale, _, _ = torchqat.integer_weights(torchqat.convert(prepared)[0])
+    stored = next(t for t in tensors.values() if t.data_type == onnx.TensorProto.INT4)
+    found = onnx.numpy_helper.to_array(stored).astype(np.int8)
+    # 40 columns in groups of 16: the eight columns added at the end are zeros that are cut off.
+    assert found.shape == (6, 48) and not found[:, 40:].any()
+    assert np.array_equal(found[:, :40], codes.numpy())
+    assert any(np.array_equal(onnx.numpy_helper.to_array(t), scale.float().numpy()) for t in tensors.values())
+
+
+def test_a_file_with_other_integers_is_refused(tmp_path, monkeypatch):
+    from torchqat.export import onnx as module
+
+    def spoil(onnx_package, model, weights):
+        tensor = next(t for t in model.graph.initializer if t.data_type == onnx.TensorProto.INT8)
+        values = onnx.numpy_helper.to_array(tensor).copy()
+        values.flat[0] += 1
+        tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+
+    monkeypatch.setattr(module, "_finish", spoil)
+    prepared = trained(nn.Sequential(nn.Linear(4, 3)), QConfig.int8(), torch.randn(2, 4))
+    with pytest.raises(RuntimeError, match="the file lacks the codes, scales or zero points of 0.weight"):
+        torchqat.export_onnx(prepared, torch.randn(2, 4), tmp_path / "m.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_errors(tmp_path):
+    linear = nn.Sequential(nn.Linear(4, 3))
+    prepared = torchqat.prepare_qat(linear, QConfig.int8_dynamic())
+    with pytest.raises(ValueError, match="style must be 'qdq', got 'qoperator'"):
+        torchqat.export_onnx(prepared, torch.randn(2, 4), tmp_path / "m.onnx", "qoperator")
+    with pytest.raises(ValueError, match="neither prepared nor converted"):
+        torchqat.export_onnx(linear, torch.randn(2, 4), tmp_path / "m.onnx")
+    with pytest.raises(TypeError, match="model must be a torch.nn.Module, got str"):
+        torchqat.export_onnx("model", torch.randn(2, 4), tmp_path / "m.onnx")

@@ -9,6 +9,7 @@ from torchqat.checkpoint import load, save  # noqa: E402
 from torchqat.config import QConfig, QuantSpec  # noqa: E402
 from torchqat.convert import convert, integer_weights  # noqa: E402
 from torchqat.coverage import coverage  # noqa: E402
+from torchqat.export import export_onnx  # noqa: E402
 from torchqat.fake_quantize import FakeQuantize  # noqa: E402
 from torchqat.prepare import (  # noqa: E402
     freeze_batch_norm,
@@ -31,6 +32,7 @@ __all__ = [
     "cmake_prefix_path",
     "convert",
     "coverage",
+    "export_onnx",
     "freeze_batch_norm",
     "freeze_observers",
     "integer_weights",

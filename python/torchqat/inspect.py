@@ -259,6 +259,7 @@ def _imported(target: str) -> nn.Module:
 
 def of_model(model: nn.Module, title: str) -> Inventory:
     """The inventory of a float, prepared or converted model."""
+    from torchqat.coverage import coverage
     from torchqat.nn.qat._layer import QatLayer
     from torchqat.nn.quantized._layer import QuantizedLayer
 
@@ -287,6 +288,7 @@ def of_model(model: nn.Module, title: str) -> Inventory:
             entry = Entry(name, owners[name], entry.shape, entry.dtype, entry.elements, entry.stored_bytes, True, True)
         inventory.entries.append(entry)
     inventory.total_bytes = sum(entry.stored_bytes for entry in inventory.entries)
+    inventory.notes = ["", *str(coverage(model)).splitlines()]
     return inventory
 
 

@@ -15,10 +15,23 @@ set(TORCHQAT_KERNEL_SOURCES
   csrc/cpu/kernels/float_grid_avx2.cpp
   csrc/cpu/kernels/float_grid_avx512.cpp
   csrc/cpu/kernels/float_grid_scalar.cpp
+  csrc/cpu/kernels/gemm_bf16_amx.cpp
+  csrc/cpu/kernels/gemm_bf16_avx512bf16.cpp
+  csrc/cpu/kernels/gemm_limbs_amx.cpp
+  csrc/cpu/kernels/gemm_limbs_avx2.cpp
+  csrc/cpu/kernels/gemm_limbs_avx512.cpp
+  csrc/cpu/kernels/gemm_limbs_scalar.cpp
   csrc/cpu/kernels/gemm_u8s8_amx.cpp
   csrc/cpu/kernels/gemm_u8s8_avx2.cpp
   csrc/cpu/kernels/gemm_u8s8_avx512.cpp
   csrc/cpu/kernels/gemm_u8s8_scalar.cpp
+  csrc/cpu/kernels/grad_bf16_avx512bf16.cpp
+  csrc/cpu/kernels/grad_limbs_avx2.cpp
+  csrc/cpu/kernels/grad_limbs_avx512.cpp
+  csrc/cpu/kernels/grad_limbs_scalar.cpp
+  csrc/cpu/kernels/grad_panels_avx2.cpp
+  csrc/cpu/kernels/grad_panels_avx512.cpp
+  csrc/cpu/kernels/grad_panels_scalar.cpp
   csrc/cpu/kernels/learned_avx2.cpp
   csrc/cpu/kernels/learned_avx512.cpp
   csrc/cpu/kernels/learned_scalar.cpp
@@ -52,6 +65,7 @@ set(TORCHQAT_TORCH_SOURCES
   csrc/autograd/learned.cpp
   csrc/autograd/low_bit.cpp
   csrc/autograd/qat_conv_int8.cpp
+  csrc/autograd/qat_linear_int8.cpp
   csrc/autograd/qparams.cpp
   csrc/autograd/quantize.cpp
   csrc/cpu/block_view.cpp
@@ -59,6 +73,7 @@ set(TORCHQAT_TORCH_SOURCES
   csrc/cpu/embedding.cpp
   csrc/cpu/fake_quantize.cpp
   csrc/cpu/float_grid.cpp
+  csrc/cpu/grad_gemm.cpp
   csrc/cpu/grouped_gemm.cpp
   csrc/cpu/int8_gemm.cpp
   csrc/cpu/isa_ops.cpp
@@ -69,6 +84,7 @@ set(TORCHQAT_TORCH_SOURCES
   csrc/cpu/packing.cpp
   csrc/cpu/qat_conv_int8.cpp
   csrc/cpu/qat_conv_int8_backward.cpp
+  csrc/cpu/qat_linear_int8.cpp
   csrc/cpu/qparams.cpp
   csrc/cpu/quantize.cpp
   csrc/meta/conv_int8.cpp
@@ -81,6 +97,7 @@ set(TORCHQAT_TORCH_SOURCES
   csrc/meta/low_bit.cpp
   csrc/meta/packing.cpp
   csrc/meta/qat_conv_int8.cpp
+  csrc/meta/qat_linear_int8.cpp
   csrc/meta/qparams.cpp
   csrc/meta/quantize.cpp
   csrc/ops/blocks.cpp
@@ -96,6 +113,7 @@ set(TORCHQAT_TORCH_SOURCES
   csrc/ops/packed_header.cpp
   csrc/ops/packing.cpp
   csrc/ops/qat_conv_int8.cpp
+  csrc/ops/qat_linear_int8.cpp
   csrc/ops/qparams.cpp
   csrc/ops/quantize.cpp
 )

@@ -182,8 +182,30 @@ def test_compile_export_script_autocast(tmp_path):
         f(x).sum().backward()
 
 
+@pytest.mark.parametrize("per_token", [False, True])
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_dynamic_is_choose_qparams_then_linear_int8(isa, per_token, symmetric):
+    quant = (-128, 127) if symmetric else (0, 255)
+    p = layer(11, 70, 33)
+    p["x"][4] = 0
+    p["x"][6, 3] = float("nan")
+    packed = ops.linear_int8_pack(p["codes"])
+    scale, zero = ops.choose_qparams(p["x"], [1, -1] if per_token else [], *quant, symmetric)
+    wanted = ops.linear_int8(p["x"], packed, p["weight_scale"], p["bias"], scale, zero, *quant)
+    for x in (p["x"], p["x"].view(1, 11, 70)):
+        y = ops.linear_int8_dynamic(x, packed, p["weight_scale"], p["bias"], per_token, *quant, symmetric)
+        assert torch.equal(y.view(11, 33).nan_to_num(7e7), wanted.nan_to_num(7e7)) and y[..., 6, :].isnan().all()
+    if per_token:
+        rows = ops.linear_int8_dynamic(p["x"][2:5], packed, p["weight_scale"], p["bias"], True, *quant, symmetric)
+        assert torch.equal(rows, wanted[2:5])
+
+
 def test_opcheck():
     p = layer(3, 9, 5, per_token=True)
+    torch.library.opcheck(
+        ops.linear_int8_dynamic.default,
+        (p["x"], ops.linear_int8_pack(p["codes"]), p["weight_scale"], p["bias"], True, 0, 255, False),
+    )
     packed = ops.linear_int8_pack(p["codes"])
     args = (p["x"], packed, p["weight_scale"], p["bias"], p["scale"], p["zero_point"], 0, 255)
     torch.library.opcheck(ops.linear_int8.default, args)

@@ -52,6 +52,8 @@ template <typename Load>
 TORCHQAT_INLINE void finish_row(const GemmU8S8& g, int64_t row, const PanelColumns& columns, Load load) {
   const Vec a_scale(g.a_scale[row * g.a_stride]);
   const bool direct = g.output == GemmOutput::float32 && columns.count == kPanelColumns;
+  const bool past_cache = direct && g.m * g.ldo >= kStreamedSize &&
+                          reinterpret_cast<uintptr_t>(static_cast<float*>(g.out) + row * g.ldo + columns.first) % 64 == 0;
   alignas(64) float buffer[kPanelColumns];
   float* y = direct ? static_cast<float*>(g.out) + row * g.ldo + columns.first : buffer;
   if (g.nan_rows != nullptr && g.nan_rows[row] != 0) {
@@ -59,7 +61,12 @@ TORCHQAT_INLINE void finish_row(const GemmU8S8& g, int64_t row, const PanelColum
   } else {
     for (int64_t j = 0; j < kPanelColumns; j += Vec::size) {
       const Vec value = numerics::integer_layer_value(load(j), a_scale, Vec::load(columns.scale + j));
-      (columns.has_bias ? value + Vec::load(columns.bias + j) : value).store(y + j);
+      const Vec result = columns.has_bias ? value + Vec::load(columns.bias + j) : value;
+      if (past_cache) {
+        result.stream(y + j);
+      } else {
+        result.store(y + j);
+      }
     }
   }
   if (g.output == GemmOutput::codes) {

@@ -1,4 +1,4 @@
-// Packing by blocks of 64 columns of weights' rows x 256 of K, compiled once per instruction set. Block::transpose(rows, ld,
+// Packing by blocks of 64 weight rows x 1024 of K, compiled once per instruction set. Block::transpose(rows, ld,
 // out, sums) writes 16 rows x 64 k as 16 lines of 64 bytes, 256 apart, and adds each row's sum to sums[16].
 #pragma once
 #include "cpu/kernels/pack_s8.h"
@@ -22,7 +22,7 @@ struct PlainBlock {
 // fill(row, k, count, codes) gives count codes of a weight's row from k on.
 template <typename Block, typename Fill>
 TORCHQAT_INLINE void pack_panel(const PackedS8& packed, int64_t p, Fill fill) {
-  constexpr int64_t block_k = 256;
+  constexpr int64_t block_k = 1024;
   alignas(64) int8_t block[kPanelColumns * block_k];
   const int64_t k_padded = padded64(packed.k), n_padded = padded64(packed.n);
   const int64_t first = p * kPanelColumns, rows = std::min(kPanelColumns, packed.n - first);
@@ -61,6 +61,9 @@ void quantize_pack_of(const QuantizeWeights& q, const PackedS8& packed, int64_t 
   for (int64_t p = panel_begin; p < panel_end; ++p) {
     pack_panel<Block>(packed, p, [&](int64_t row, int64_t k, int64_t count, int8_t* out) {
       const Grid grid(q.scale[row * q.stride], 0.0f, q.quant_min, q.quant_max);
+      // Sixty-four rows take turns, too short runs for the hardware to see: their next blocks are asked for here.
+      const char* next = reinterpret_cast<const char*>(static_cast<const T*>(q.weight) + row * packed.k + k + count);
+      for (int64_t line = 0; line < count * static_cast<int64_t>(sizeof(T)); line += 64) __builtin_prefetch(next + line);
       uint8_t* mask = q.mask != nullptr ? q.mask + row * ld_mask + k / 8 : nullptr;
       quantize_span(static_cast<const T*>(q.weight) + row * packed.k + k, count, grid, out, mask);
     });

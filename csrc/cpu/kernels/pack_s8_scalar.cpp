@@ -15,7 +15,9 @@ void unpack_s8(const int8_t* panels, int64_t n, int64_t k, int8_t* codes) {
   const int64_t k_padded = padded64(k);
   for (int64_t row = 0; row < n; ++row) {
     const int8_t* panel = panels + row / kPanelColumns * kPanelColumns * k_padded + row % kPanelColumns * 4;
-    for (int64_t j = 0; j < k; ++j) codes[row * k + j] = panel[j / 4 * 4 * kPanelColumns + j % 4];
+    for (int64_t j = 0; j < k; j += 4, panel += 4 * kPanelColumns) {
+      std::memcpy(codes + row * k + j, panel, static_cast<size_t>(std::min<int64_t>(4, k - j)));
+    }
   }
 }
 

@@ -14,6 +14,10 @@ constexpr int64_t kPanelColumns = 64;
 // K beyond this is summed in segments, each converted and added in float32: 65536 * 255 * 128 fits in int32.
 constexpr int64_t kSegment = 65536;
 
+// Results of this many elements are written past the cache: they would push the operands out of it, and to read their lines
+// before writing them would cost as much as the writing.
+constexpr int64_t kStreamedSize = 1 << 20;
+
 TORCHQAT_INLINE int64_t padded64(int64_t size) { return (size + 63) / 64 * 64; }
 TORCHQAT_INLINE int64_t segment_count(int64_t k) { return k <= kSegment ? 1 : (k + kSegment - 1) / kSegment; }
 

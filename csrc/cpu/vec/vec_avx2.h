@@ -50,6 +50,11 @@ struct Vec {
     const __m256i product = _mm256_mullo_epi32(sums, _mm256_set1_epi32(factor));
     return _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(acc)), product));
   }
+  // acc - what in wrapping int32, then converted.
+  static TORCHQAT_INLINE Vec load_s32_minus(const int32_t* acc, int32_t what) {
+    const __m256i sums = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(acc));
+    return _mm256_cvtepi32_ps(_mm256_sub_epi32(sums, _mm256_set1_epi32(what)));
+  }
   TORCHQAT_INLINE void store(float* p) const { _mm256_storeu_ps(p, v); }
   TORCHQAT_INLINE void store(float* p, int n) const { _mm256_maskstore_ps(p, first(n), v); }
   // Lanes must hold integers that fit the destination.
@@ -104,6 +109,10 @@ TORCHQAT_INLINE __m256 in_range(Vec x, Vec low, Vec high) {
 }
 TORCHQAT_INLINE __m256 is_nan(Vec x) { return _mm256_cmp_ps(x.v, x.v, _CMP_UNORD_Q); }
 TORCHQAT_INLINE Vec select(__m256 m, Vec a, Vec b) { return _mm256_blendv_ps(b.v, a.v, m); }
+// The larger of numbers that are not negative, as integers: a NaN is larger than all.
+TORCHQAT_INLINE Vec lane_max_bits(Vec a, Vec b) {
+  return _mm256_castsi256_ps(_mm256_max_epi32(_mm256_castps_si256(a.v), _mm256_castps_si256(b.v)));
+}
 TORCHQAT_INLINE float reduce_min(Vec a) {
   __m128 r = _mm_min_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1));
   r = _mm_min_ps(r, _mm_movehl_ps(r, r));

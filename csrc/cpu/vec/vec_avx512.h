@@ -41,6 +41,10 @@ struct Vec {
     const __m512i product = _mm512_mullo_epi32(_mm512_loadu_si512(sum), _mm512_set1_epi32(factor));
     return _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_loadu_si512(acc), product));
   }
+  // acc - what in wrapping int32, then converted.
+  static TORCHQAT_INLINE Vec load_s32_minus(const int32_t* acc, int32_t what) {
+    return _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_loadu_si512(acc), _mm512_set1_epi32(what)));
+  }
   TORCHQAT_INLINE void store(float* p) const { _mm512_storeu_ps(p, v); }
   TORCHQAT_INLINE void store(float* p, int n) const { _mm512_mask_storeu_ps(p, first(n), v); }
   // Lanes must hold integers that fit the destination.
@@ -91,6 +95,10 @@ TORCHQAT_INLINE __mmask16 in_range(Vec x, Vec low, Vec high) {
 }
 TORCHQAT_INLINE __mmask16 is_nan(Vec x) { return _mm512_cmp_ps_mask(x.v, x.v, _CMP_UNORD_Q); }
 TORCHQAT_INLINE Vec select(__mmask16 m, Vec a, Vec b) { return _mm512_mask_blend_ps(m, b.v, a.v); }
+// The larger of numbers that are not negative, as integers: a NaN is larger than all.
+TORCHQAT_INLINE Vec lane_max_bits(Vec a, Vec b) {
+  return _mm512_castsi512_ps(_mm512_max_epi32(_mm512_castps_si512(a.v), _mm512_castps_si512(b.v)));
+}
 TORCHQAT_INLINE float reduce_min(Vec a) { return _mm512_reduce_min_ps(a.v); }
 TORCHQAT_INLINE float reduce_max(Vec a) { return _mm512_reduce_max_ps(a.v); }
 // Bit i is lane i.

@@ -48,6 +48,10 @@ struct Vec {
     const uint32_t product = static_cast<uint32_t>(*sum) * static_cast<uint32_t>(factor);
     return static_cast<float>(static_cast<int32_t>(static_cast<uint32_t>(*acc) - product));
   }
+  // acc - what in wrapping int32, then converted.
+  static TORCHQAT_INLINE Vec load_s32_minus(const int32_t* acc, int32_t what) {
+    return static_cast<float>(static_cast<int32_t>(static_cast<uint32_t>(*acc) - static_cast<uint32_t>(what)));
+  }
   TORCHQAT_INLINE void store(float* p) const { *p = v; }
   TORCHQAT_INLINE void store(float* p, int) const { *p = v; }
   // Lanes must hold integers that fit the destination.
@@ -78,6 +82,13 @@ TORCHQAT_INLINE Vec lane_fma(Vec a, Vec b, Vec c) { return __builtin_fmaf(a.v, b
 TORCHQAT_INLINE bool in_range(Vec x, Vec low, Vec high) { return in_range(x.v, low.v, high.v); }
 TORCHQAT_INLINE bool is_nan(Vec x) { return is_nan(x.v); }
 TORCHQAT_INLINE Vec select(bool m, Vec a, Vec b) { return m ? a.v : b.v; }
+// The larger of numbers that are not negative, as integers: a NaN is larger than all.
+TORCHQAT_INLINE Vec lane_max_bits(Vec a, Vec b) {
+  int32_t x, y;
+  std::memcpy(&x, &a.v, sizeof x);
+  std::memcpy(&y, &b.v, sizeof y);
+  return x > y ? a : b;
+}
 TORCHQAT_INLINE float reduce_min(Vec a) { return a.v; }
 TORCHQAT_INLINE float reduce_max(Vec a) { return a.v; }
 

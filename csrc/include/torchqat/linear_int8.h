@@ -23,4 +23,17 @@ TORCHQAT_API at::Tensor linear_int8_dynamic(const at::Tensor& input, const at::T
                                             const at::Tensor& weight_scale, const std::optional<at::Tensor>& bias,
                                             bool per_token, int64_t quant_min, int64_t quant_max, bool symmetric);
 
+// The training layer: input and weight (floating [N, K]) are quantised to codes, y is linear_int8 of them bit for bit.
+// weight_scale: one element or N. The straight-through gradient works from the saved codes (one byte per element) and bit
+// masks; backward: "float32", "bfloat16" (gradients rounded to bfloat16), "int16" (gradients as two 8-bit limbs) or
+// "auto". With input_learned / weight_learned the scales (and a floating zero point) get gradients by the LSQ rule of
+// fake_quantize_learned, multiplied by the grad scales.
+TORCHQAT_API at::Tensor qat_linear_int8(const at::Tensor& input, const at::Tensor& weight,
+                                        const std::optional<at::Tensor>& bias, const at::Tensor& input_scale,
+                                        const at::Tensor& input_zero_point, const at::Tensor& weight_scale,
+                                        int64_t input_quant_min, int64_t input_quant_max, int64_t weight_quant_min,
+                                        int64_t weight_quant_max, bool input_learned = false,
+                                        bool weight_learned = false, double input_grad_scale = 1.0,
+                                        double weight_grad_scale = 1.0, c10::string_view backward = "auto");
+
 }  // namespace torchqat

@@ -1,0 +1,162 @@
+// The int8 training layer on the CPU: the deployed layer's kernels forward, products on the saved codes backward.
+#include "ops/qat_linear_int8.h"
+
+#include "cpu/grad_gemm.h"
+#include "cpu/int8_gemm.h"
+#include "cpu/isa.h"
+#include "cpu/kernels/panels.h"
+#include "ops/linear_int8.h"
+
+namespace torchqat {
+namespace {
+
+struct QuantizedWeight {
+  at::Tensor packed, mask, scale;
+};
+
+QuantizedWeight quantize_weight(const char* op, const at::Tensor& weight, const at::Tensor& weight_scale,
+                                const CodeRanges& ranges, bool learned, bool with_mask) {
+  const at::Tensor source = weight.contiguous();
+  const int64_t n = weight.size(0), k = weight.size(1);
+  QuantizedWeight out;
+  out.scale = read_scale(op, "weight_scale", weight_scale, learned);
+  out.packed = make_int8_weight(n, k);
+  cpu::QuantizeWeights q;
+  q.weight = source.const_data_ptr();
+  q.type = float_type(source.scalar_type());
+  q.scale = out.scale.const_data_ptr<float>();
+  q.stride = out.scale.numel() == 1 ? 0 : 1;
+  q.quant_min = static_cast<float>(ranges.weight_min);
+  q.quant_max = static_cast<float>(ranges.weight_max);
+  if (with_mask) {
+    out.mask = at::empty({n, (k + 7) / 8}, weight.options().dtype(at::kByte));
+    q.mask = out.mask.mutable_data_ptr<uint8_t>();
+  }
+  const cpu::PackedS8 target = int8_weight_target(out.packed, n, k);
+  const auto kernel = cpu::select<cpu::QuantizePackS8Fn>(cpu::quantize_pack_s8_scalar, cpu::quantize_pack_s8_avx2,
+                                                         cpu::quantize_pack_s8_avx512);
+  at::parallel_for(0, cpu::padded64(n) / cpu::kPanelColumns, 1,
+                   [&](int64_t begin, int64_t end) { kernel(q, target, begin, end); });
+  return out;
+}
+
+QatForward forward(const at::Tensor& input, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
+                   const at::Tensor& input_scale, const at::Tensor& input_zero_point, const at::Tensor& weight_scale,
+                   const CodeRanges& ranges, bool input_learned, bool weight_learned, bool with_masks) {
+  constexpr auto op = "qat_linear_int8";
+  const auto sizes =
+      check_qat_linear_int8(op, input, weight, bias, input_scale, input_zero_point, weight_scale, ranges);
+  const InputQParams qparams =
+      read_input_qparams(op, input_scale, input_zero_point, ranges.input_min, ranges.input_max, input_learned);
+  const QuantizedWeight w = quantize_weight(op, weight, weight_scale, ranges, weight_learned, with_masks);
+  const int64_t rows = row_count(input).expect_int(), k = weight.size(1);
+  const QuantizedRows x = quantize_rows(input.contiguous(), rows, k, qparams, with_masks);
+  const at::Tensor y =
+      int8_gemm(x, rows, qparams, read_int8_weight(op, w.packed), w.scale, bias, input.scalar_type()).view_symint(sizes);
+  return {y, x.codes, x.mask, w.packed, w.mask};
+}
+
+at::Tensor qat_linear_int8_cpu(const at::Tensor& input, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
+                               const at::Tensor& input_scale, const at::Tensor& input_zero_point,
+                               const at::Tensor& weight_scale, int64_t input_quant_min, int64_t input_quant_max,
+                               int64_t weight_quant_min, int64_t weight_quant_max, bool input_learned,
+                               bool weight_learned, double, double, c10::string_view backward) {
+  parse_backward("qat_linear_int8", backward);
+  return std::get<0>(forward(input, weight, bias, input_scale, input_zero_point, weight_scale,
+                             {input_quant_min, input_quant_max, weight_quant_min, weight_quant_max}, input_learned,
+                             weight_learned, /*with_masks=*/false));
+}
+
+QatForward forward_cpu(const at::Tensor& input, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
+                       const at::Tensor& input_scale, const at::Tensor& input_zero_point, const at::Tensor& weight_scale,
+                       int64_t input_quant_min, int64_t input_quant_max, int64_t weight_quant_min,
+                       int64_t weight_quant_max, bool input_learned, bool weight_learned) {
+  return forward(input, weight, bias, input_scale, input_zero_point, weight_scale,
+                 {input_quant_min, input_quant_max, weight_quant_min, weight_quant_max}, input_learned, weight_learned,
+                 /*with_masks=*/true);
+}
+
+// The plain way: float products on the dequantised codes.
+void grad_by_float(const GradProblem& p, const GradResults& out) {
+  const at::Tensor grad = p.grad.to(at::kFloat);
+  const auto finish = [](const at::Tensor& product, const at::Tensor& mask, const at::Tensor& target) {
+    if (mask.defined()) apply_bit_mask(product, mask);
+    target.copy_(product);
+  };
+  if (out.input.defined()) {
+    at::Tensor codes = at::empty({p.n, p.k}, at::kChar);
+    cpu::unpack_s8(p.weight.panels, p.n, p.k, codes.mutable_data_ptr<int8_t>());
+    finish(at::mm(grad, codes.to(at::kFloat).mul_(p.weight_scale.view({-1, 1}))), p.mask, out.input);
+  }
+  if (out.weight.defined()) {
+    const at::Tensor x = p.codes.narrow(1, 0, p.k)
+                             .to(at::kFloat)
+                             .sub_(p.qparams->zero_point.view({-1, 1}))
+                             .mul_(p.qparams->scale.view({-1, 1}));
+    finish(at::mm(grad.t(), x), p.weight_mask, out.weight);
+  }
+  if (out.bias.defined()) bias_gradient(p, out.bias);
+}
+
+Gradients backward_cpu(const at::Tensor& grad_output, const at::Tensor& codes, const std::optional<at::Tensor>& mask,
+                       const at::Tensor& packed_weight, const std::optional<at::Tensor>& weight_mask,
+                       const at::Tensor& input_scale, const at::Tensor& input_zero_point, const at::Tensor& weight_scale,
+                       int64_t k, int64_t input_quant_min, int64_t input_quant_max, at::ScalarType input_dtype,
+                       at::ScalarType weight_dtype, c10::string_view backward, std::array<bool, 3> wanted) {
+  constexpr auto op = "_qat_linear_int8_backward";
+  check_qat_linear_int8_backward(grad_output, codes, packed_weight, backward);
+  GradProblem p;
+  p.weight = read_int8_weight(op, packed_weight);
+  p.n = grad_output.size(-1);
+  p.m = codes.size(0);
+  p.k = k;
+  TORCH_CHECK_VALUE(p.weight.n == p.n && p.weight.k == k && codes.size(1) == p.weight.k_padded, op,
+                    ": packed_weight must hold ", p.n, " x ", k, " codes, got ", p.weight.n, " x ", p.weight.k);
+  const auto check_mask = [&](const std::optional<at::Tensor>& bits, const char* name, int64_t rows) {
+    if (!bits.has_value()) return at::Tensor();
+    TORCH_CHECK_VALUE(bits->scalar_type() == at::kByte && bits->dim() == 2 && bits->size(0) == rows &&
+                          bits->size(1) == (k + 7) / 8,
+                      op, ": ", name, " must be uint8 [", rows, ", ", (k + 7) / 8, "], got ", bits->sizes());
+    return bits->contiguous();
+  };
+  p.mask = check_mask(mask, "mask", p.m);
+  p.weight_mask = check_mask(weight_mask, "weight_mask", p.n);
+  p.grad = grad_output.contiguous().view({p.m, p.n});
+  p.codes = codes.contiguous();
+  p.weight_scale = read_scale(op, "weight_scale", weight_scale, /*learned=*/true);
+  const InputQParams qparams =
+      read_input_qparams(op, input_scale, input_zero_point, input_quant_min, input_quant_max, /*learned=*/true);
+  p.qparams = &qparams;
+  auto sizes = grad_output.sizes().vec();
+  sizes.back() = k;
+  const auto options = grad_output.options();
+  const at::Tensor grad_input = at::empty(wanted[0] ? sizes : std::vector<int64_t>{0}, options.dtype(input_dtype));
+  const at::Tensor grad_weight = at::empty(wanted[1] ? std::vector<int64_t>{p.n, k} : std::vector<int64_t>{0},
+                                           options.dtype(weight_dtype));
+  const at::Tensor grad_bias = at::empty({wanted[2] ? p.n : 0}, options.dtype(at::kFloat));
+  GradResults out;
+  if (wanted[0]) out.input = grad_input.view({p.m, k});
+  if (wanted[1]) out.weight = grad_weight;
+  if (wanted[2]) out.bias = grad_bias;
+  if (p.m == 0 || p.n == 0 || k == 0) {
+    grad_input.zero_();
+    grad_weight.zero_();
+    if (wanted[2] && p.n > 0) bias_gradient(p, grad_bias);
+    return {grad_input, grad_weight, grad_bias};
+  }
+  switch (resolve_backward(parse_backward(op, backward))) {
+    case Backward::int16: grad_by_limbs(p, out); break;
+    case Backward::bfloat16: grad_by_bf16(p, out); break;
+    default: grad_by_float(p, out); break;
+  }
+  return {grad_input, grad_weight, grad_bias};
+}
+
+TORCH_LIBRARY_IMPL(torchqat, CPU, m) {
+  m.impl("qat_linear_int8", &qat_linear_int8_cpu);
+  m.impl("_qat_linear_int8_forward", &forward_cpu);
+  m.impl("_qat_linear_int8_backward", &backward_cpu);
+}
+
+}  // namespace
+}  // namespace torchqat

@@ -1,0 +1,120 @@
+"""Suite inference, whole networks: the converted model against torch fp32 in its faster layout and, where installed,
+onnxruntime's int8 of the same network."""
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+import torchqat
+from torchqat.bench import models
+from torchqat.bench.harness import Report, at_least
+
+
+def _converted(model: nn.Module, config: torchqat.QConfig, x: torch.Tensor) -> nn.Module:
+    prepared = torchqat.prepare_qat(copy.deepcopy(model), config)
+    prepared.train()
+    with torch.no_grad():
+        for _ in range(2):
+            prepared(x)
+    return torchqat.convert(prepared.eval(), example_inputs=(x,))
+
+
+def _run(model: nn.Module, x: torch.Tensor) -> Callable[[], torch.Tensor]:
+    def run() -> torch.Tensor:
+        with torch.inference_mode():
+            return model(x)
+
+    return run
+
+
+def _onnxruntime(report: Report, model: nn.Module, x: torch.Tensor) -> Callable[[], object] | None:
+    """onnxruntime's own static int8 of the float network, one thread."""
+    import logging
+    import tempfile
+    import warnings
+    from pathlib import Path
+
+    try:
+        import onnxruntime
+        from onnxruntime import quantization as ort
+
+        logging.disable(logging.WARNING)
+        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            path, quantised = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
+            torch.onnx.export(copy.deepcopy(model).eval(), (x,), str(path), input_names=["x"], dynamo=False)
+
+            class Reader(ort.CalibrationDataReader):
+                def __init__(self):
+                    self.batches = iter([{"x": x.numpy()}])
+
+                def get_next(self):
+                    return next(self.batches, None)
+
+            ort.quantize_static(str(path), str(quantised), Reader(), per_channel=True, reduce_range=False,
+                                activation_type=ort.QuantType.QUInt8, weight_type=ort.QuantType.QInt8)  # fmt: skip
+            options = onnxruntime.SessionOptions()
+            options.intra_op_num_threads = 1
+            options.log_severity_level = 3
+            session = onnxruntime.InferenceSession(str(quantised), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # noqa: BLE001 - a peer may be missing or refuse the network; the table says so
+        report.note(f"onnxruntime: not measured ({type(error).__name__}: {str(error).splitlines()[0][:100]})")
+        return None
+    finally:
+        logging.disable(logging.NOTSET)
+    feed = {"x": x.numpy()}
+    return lambda: session.run(None, feed)
+
+
+def _image_net(report: Report, title: str, model: nn.Module, x: torch.Tensor, bound: float) -> None:
+    converted = _converted(model, torchqat.QConfig.int8(), x)
+    model = copy.deepcopy(model).eval()
+    fused = copy.deepcopy(model).to(memory_format=torch.channels_last)
+    last = x.to(memory_format=torch.channels_last)
+    lines = {
+        "fp32": _run(model, x),
+        "fp32 channels_last": _run(fused, last),
+        "torchqat int8": _run(converted, last),
+    }
+    targets = {"torchqat int8": [at_least(bound, "fp32"), at_least(bound, "fp32 channels_last")]}
+    peer = _onnxruntime(report, model, x)
+    if peer is not None:
+        lines["onnxruntime int8"] = peer
+        targets["torchqat int8"].append(at_least(1.0, "onnxruntime int8"))
+    report.group(title, lines, baseline="fp32", targets=targets, threads=(1,))
+
+
+def run(report: Report) -> None:
+    quick = report.options is not None and report.options.quick
+    torch.manual_seed(0)
+    for tokens, static, grouped in ((1, 9.5, 12.0), (16, 6.2, 7.0), (128, 4.8, 4.5), (512, 4.5, 4.2)):
+        if quick and tokens > 16:
+            continue
+        net, x = models.mlp(), torch.randn(tokens, 1024)
+        lines = {"fp32": _run(net, x)}
+        targets = {}
+        for name, config, bound in (
+            ("torchqat int8", torchqat.QConfig.int8(), static),
+            ("torchqat int8 dynamic", torchqat.QConfig.int8_dynamic(), static),
+            ("torchqat int4 g32 x int8", torchqat.QConfig.int4_int8(32), grouped),
+        ):
+            lines[name] = _run(_converted(net, config, x), x)
+            targets[name] = [at_least(bound, "fp32")]
+        peer = _onnxruntime(report, net, x)
+        if peer is not None:
+            lines["onnxruntime int8"] = peer
+            targets["torchqat int8"].append(at_least(1.0, "onnxruntime int8"))
+        report.group(f"MLP, {tokens} tokens", lines, baseline="fp32", targets=targets, threads=(1,))
+
+    for batch, bound in ((1, 4.7), (16, 4.0)):
+        _image_net(report, f"CNN, batch {batch}", models.cnn(), torch.randn(batch, 3, 32, 32), bound)
+    for batch in (1,) if quick else (1, 16):
+        _image_net(report, f"MobileNetV2, batch {batch}", models.mobilenet(), torch.randn(batch, 3, 96, 96), 2.5)
+
+    if not quick:
+        net, x = models.LlamaLinears(), torch.randn(1, 2048)
+        lines = {"fp32": _run(net, x), "torchqat int4 g32 x int8": _run(_converted(net, torchqat.QConfig.int4_int8(32), x), x)}
+        targets = {"torchqat int4 g32 x int8": at_least(9.0, "fp32")}
+        report.group("decoding, linears of four Llama layers", lines, baseline="fp32", targets=targets, threads=(1,))

@@ -12,8 +12,8 @@ import torch
 # suite -> its parts, run in this order.
 SUITES: dict[str, list[str]] = {
     "fake_quant": ["fake_quant"],
-    "inference": ["inference"],
-    "train_step": ["train_step"],
+    "inference": ["inference", "inference_nets"],
+    "train_step": ["train_step", "train_nets"],
 }
 
 

@@ -15,6 +15,7 @@ from torchqat.prepare import (  # noqa: E402
     freeze_batch_norm,
     freeze_observers,
     prepare_qat,
+    reuse_weights,
     set_fake_quant,
     unfreeze_observers,
 )
@@ -41,6 +42,7 @@ __all__ = [
     "observers",
     "prepare_qat",
     "quantize_ptq",
+    "reuse_weights",
     "save",
     "set_fake_quant",
     "unfreeze_observers",

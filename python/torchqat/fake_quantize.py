@@ -119,6 +119,8 @@ class FakeQuantize(nn.Module):
         self.learned = spec.estimator in LEARNED
         self.static = not self.is_weight and spec.observer != "dynamic" and not self.block_format
         self.grad_numel = 0
+        # Within torchqat.reuse_weights: the scale and zero point of the weight, once they are known.
+        self.reused = None
         self.initialized = False
         self.register_parameter("log_scale", None)
         self.register_parameter("zero_point", None)
@@ -208,6 +210,16 @@ class FakeQuantize(nn.Module):
             )
         return self.stored(scale * self.range_factor if self.range_factor != 1.0 else scale), zero_point
 
+    def _weight_qparams(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        if torch.jit.is_scripting():
+            return self._from_data(x.detach())
+        else:
+            if self.reused is None:
+                return self._from_data(x.detach())
+            if len(self.reused) == 0:
+                self.reused.extend(self._from_data(x.detach()))
+            return self.reused[0], self.reused[1]
+
     def stored(self, scale: Tensor) -> Tensor:
         """The scale rounded to the dtype that it is stored in, kept positive and finite."""
         if self.round_scale:
@@ -274,6 +286,8 @@ class FakeQuantize(nn.Module):
             if not self.training:
                 self._check_data()
             return self._learned_qparams(x)
+        if self.is_weight:
+            return self._weight_qparams(x)
         observer = self.observer
         if observer is not None:
             if self.training and self.observer_enabled and not in_recomputation():

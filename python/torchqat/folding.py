@@ -1,13 +1,16 @@
 """Finds the BatchNorms that can be folded into the convolution before them: only where it is certain.
 
 A pair is certain when a traced graph shows that the convolution's one use is this BatchNorm, and each is called once.
-What torch.fx cannot trace is split into its children, down to plain nn.Sequential.
+What torch.fx cannot trace is split into its children, down to plain nn.Sequential; or, given example inputs, the model is
+run and watched.
 """
 
 from collections import Counter
 
 import torch.fx
-from torch import nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
 
 from torchqat.mapping import CONV_BN_TO_QAT
 
@@ -63,3 +66,55 @@ def _pairs_of_graph(root: nn.Module, graph) -> list[tuple[nn.Module, nn.Module]]
         if fits(module, follower) and times[id(module)] == 1 and times[id(follower)] == 1:
             pairs.append((module, follower))
     return pairs
+
+
+class _Uses(TorchFunctionMode):
+    """Counts, for every tensor, the calls that take it and make another one."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = Counter()
+        self.alive = []
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(result)):
+            taken = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+            self.count.update({id(leaf) for leaf in taken})
+            # An id means something only while its tensor lives.
+            self.alive.extend(taken)
+        return result
+
+
+@torch.no_grad()
+def observe_calls(model: nn.Module, example_inputs) -> tuple[set[int], list[tuple[nn.Module, nn.Module]]]:
+    """Run the model once in eval mode: ids of the modules called, and the pairs that this run shows may be folded."""
+    arguments = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
+    calls, times, made_by = [], Counter(), {}
+
+    def watch(module, inputs, output):
+        times[id(module)] += 1
+        if type(module) in CONV_BN_TO_QAT:
+            made_by[id(output)] = module
+        calls.append((module, inputs, output))
+
+    modes = {m: m.training for m in model.modules()}
+    handles = [m.register_forward_hook(watch) for m in model.modules()]
+    try:
+        model.eval()
+        with _Uses() as uses:
+            result = model(*arguments)
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, training in modes.items():
+            module.training = training
+    returned = {id(leaf) for leaf in pytree.tree_leaves(result)}
+    pairs = []
+    for module, inputs, _ in calls:
+        conv = made_by.get(id(inputs[0])) if inputs else None
+        if conv is None or not fits(conv, module) or id(inputs[0]) in returned:
+            continue
+        if uses.count[id(inputs[0])] == 1 and times[id(conv)] == times[id(module)] == 1:
+            pairs.append((conv, module))
+    return set(times), pairs

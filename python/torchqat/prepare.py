@@ -1,5 +1,6 @@
 """prepare_qat: which modules are quantised and how (overrides), and their replacement in the model."""
 
+import contextlib
 import copy
 import difflib
 import fnmatch
@@ -8,7 +9,8 @@ import torch
 from torch import nn
 
 from torchqat.config import QConfig
-from torchqat.folding import find_conv_bn
+from torchqat.fake_quantize import FakeQuantize
+from torchqat.folding import find_conv_bn, observe_calls
 from torchqat.mapping import CONV_BN_TO_QAT, FLOAT_TO_QAT, INDEX_INPUT
 from torchqat.nn.qat._layer import QatLayer
 
@@ -20,6 +22,7 @@ def prepare_qat(
     qconfig: QConfig | None = None,
     *,
     overrides: dict | None = None,
+    example_inputs=None,
     inplace: bool = False,
 ) -> nn.Module:
     """A model that trains with quantisation in place of its Linear, convolution and embedding layers.
@@ -32,6 +35,8 @@ def prepare_qat(
         overrides: {module name, glob over names, or module type: QConfig, or None to leave in float}. A name or type also
             covers what is inside that module; the most specific wins: a module's own name, then names and globs by the
             number of characters that are not wildcards, then types, the innermost first.
+        example_inputs: a tuple of arguments, or one tensor. The model is run on it once, in eval mode, so that BatchNorms can be
+            folded in models that torch.fx cannot trace, and modules that are never called stay in float.
         inplace: change the given model instead of a copy.
 
     Raises:
@@ -53,17 +58,24 @@ def prepare_qat(
     if any(isinstance(m, QatLayer) for m in model.modules()):
         raise ValueError("prepare_qat: model is already prepared")
     chosen = resolve(model, qconfig, overrides or {})
+    pairs = None
+    if example_inputs is not None:
+        called, pairs = observe_calls(model, example_inputs)
+        chosen = {key: config if key in called else None for key, config in chosen.items()}
     if not any(config is not None for config in chosen.values()):
         raise ValueError(
             "prepare_qat: nothing in the model would be quantised; it has no "
-            f"{', '.join(t.__name__ for t in FLOAT_TO_QAT)} that overrides do not leave in float"
+            f"{', '.join(t.__name__ for t in FLOAT_TO_QAT)} that is called and that overrides do not leave in float"
         )
     if not inplace:
         # Names are the same in the copy; module objects are not.
-        chosen_names = {name: chosen[id(m)] for name, m in model.named_modules() if id(m) in chosen}
+        names = {id(m): name for name, m in model.named_modules()}
         model = copy.deepcopy(model)
-        chosen = {id(m): chosen_names[name] for name, m in model.named_modules() if name in chosen_names}
-    return swap_modules(model, _replacements(model, chosen))
+        copies = dict(model.named_modules())
+        chosen = {id(copies[names[key]]): config for key, config in chosen.items()}
+        if pairs is not None:
+            pairs = [(copies[names[id(conv)]], copies[names[id(bn)]]) for conv, bn in pairs]
+    return swap_modules(model, _replacements(model, chosen, find_conv_bn(model) if pairs is None else pairs))
 
 
 def resolve(model: nn.Module, qconfig: QConfig, overrides: dict) -> dict[int, QConfig | None]:
@@ -127,11 +139,11 @@ def _unmatched(key, value, by_name: dict) -> None:
     raise ValueError(f"prepare_qat: overrides: {key!r} matches no module{hint}")
 
 
-def _replacements(model: nn.Module, chosen: dict) -> dict[int, nn.Module]:
+def _replacements(model: nn.Module, chosen: dict, pairs: list) -> dict[int, nn.Module]:
     """New modules by id of what they replace."""
     names = {id(m): name for name, m in model.named_modules()}
     new = {}
-    for conv, bn in find_conv_bn(model):
+    for conv, bn in pairs:
         config = chosen.get(id(conv))
         if config is None or config.weight is None:
             continue
@@ -184,14 +196,44 @@ def set_fake_quant(model: nn.Module, enabled: bool) -> nn.Module:
 
 
 def _set_on_quantizers(model, function, attribute, value):
-    from torchqat.fake_quantize import FakeQuantize
-
     found = [m for m in model.modules() if isinstance(m, FakeQuantize)]
     if not found:
         raise ValueError(f"{function}: model has no FakeQuantize; prepare it with prepare_qat first")
     for module in found:
         setattr(module, attribute, value)
     return model
+
+
+@contextlib.contextmanager
+def reuse_weights(model: nn.Module):
+    """Within this scope the scales of a prepared model's weights are worked out once and used by every forward.
+
+    For gradient accumulation and for weights that are frozen: the weights must not change inside. Nothing is reused
+    outside such a scope, because no version counter tells reliably whether a weight has changed.
+
+    Raises:
+        ValueError: model has no quantised weight, or is in such a scope already.
+
+    Example:
+        >>> import torch, torchqat
+        >>> model = torchqat.prepare_qat(torch.nn.Sequential(torch.nn.Linear(4, 2)), torchqat.QConfig.int8_dynamic())
+        >>> with torchqat.reuse_weights(model):
+        ...     for batch in torch.randn(3, 8, 4):
+        ...         model(batch).sum().backward()
+    """
+    layers = [m for m in model.modules() if isinstance(m, QatLayer) and m.weight_fake_quant is not None]
+    if not layers:
+        raise ValueError("reuse_weights: model has no quantised weight; prepare it with prepare_qat first")
+    quantizers = [m.weight_fake_quant for m in layers if m.quantizes_whole_weight]
+    if any(m.reused is not None for m in quantizers):
+        raise ValueError("reuse_weights: model is in such a scope already")
+    for quantizer in quantizers:
+        quantizer.reused = []
+    try:
+        yield model
+    finally:
+        for quantizer in quantizers:
+            quantizer.reused = None
 
 
 class _FrozenBatchNorm:

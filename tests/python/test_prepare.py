@@ -1,5 +1,7 @@
 """prepare_qat: what is swapped, what is kept, overrides and their errors, and which BatchNorms are folded."""
 
+import contextlib
+
 import pytest
 import torch
 from torch import nn
@@ -214,3 +216,56 @@ def test_freezing_and_switching():
             call(nn.Linear(2, 2))
     with pytest.raises(TypeError, match="enabled must be a bool"):
         torchqat.set_fake_quant(prepared, 1)
+
+
+class Branching(Twice):
+    """torch.fx cannot trace it."""
+
+    def __init__(self, how):
+        super().__init__(how)
+        self.unused = nn.Linear(3, 3)
+
+    def forward(self, x):
+        return super().forward(x) if x.sum() < 1e9 else self.unused(x)
+
+
+@pytest.mark.parametrize("how", ["plain", "two users", "between", "conv twice", "bn twice", "bn first"])
+def test_example_inputs_show_what_may_be_folded(how):
+    model = Branching(how)
+    prepared = torchqat.prepare_qat(model, example_inputs=torch.randn(2, 4, 3, 3))
+    expected = qat.ConvBn2d if how == "plain" else qat.Conv2d
+    assert qat_types(prepared) == {"conv": expected} and type(prepared.unused) is nn.Linear
+    assert model.training and prepared.training and not model._forward_hooks
+    again = torchqat.prepare_qat(model, example_inputs=(torch.randn(2, 4, 3, 3),), inplace=True)
+    assert again is model and qat_types(model) == {"conv": expected}
+
+
+def test_reuse_weights():
+    prepared = torchqat.prepare_qat(nn.Sequential(nn.Linear(4, 4), nn.Conv1d(1, 1, 1), nn.Embedding(9, 4)), QConfig.int8_weight_only())
+    layer, table = prepared[0], prepared[2]
+    x = torch.randn(3, 4)
+    with torchqat.reuse_weights(prepared):
+        first = layer(x)
+        scale = layer.weight_fake_quant.reused[0]
+        assert torch.equal(layer(x), first) and layer.weight_fake_quant.reused[0] is scale
+        assert torch.equal(table(torch.tensor([1])), table(torch.tensor([2, 1]))[1:])
+        with pytest.raises(ValueError, match="in such a scope already"), torchqat.reuse_weights(prepared):
+            pass
+    with torch.no_grad():
+        layer.weight.mul_(2)
+    assert layer.weight_fake_quant.reused is None and not torch.equal(layer(x), first)
+    with pytest.raises(ValueError, match="reuse_weights: model has no quantised weight"), torchqat.reuse_weights(nn.ReLU()):
+        pass
+
+
+def test_gradient_accumulation_with_reused_weights_is_the_same():
+    grads = []
+    for reuse in (False, True):
+        torch.manual_seed(0)
+        prepared = torchqat.prepare_qat(nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)), QConfig.int8_dynamic())
+        scope = torchqat.reuse_weights(prepared) if reuse else contextlib.nullcontext()
+        with scope:
+            for batch in torch.randn(3, 5, 4, generator=torch.Generator().manual_seed(1)):
+                prepared(batch).square().sum().backward()
+        grads.append([p.grad for p in prepared.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*grads))

@@ -33,6 +33,8 @@ class QatLayer(nn.Module):
     channel_axis = 0
     input_axis = 1
     by_sample = False
+    # Whether every forward quantises `weight` itself, all of it.
+    quantizes_whole_weight = True
 
     @classmethod
     def from_float(cls, module: nn.Module, qconfig: QConfig):

@@ -17,6 +17,8 @@ class _ConvBn(_Conv):
     deployed.
     """
 
+    quantizes_whole_weight = False
+
     @classmethod
     def from_float(cls, conv: nn.Module, bn: nn.Module, qconfig: QConfig):
         """conv and bn keep their parameters and buffers; bn becomes the submodule `bn`.

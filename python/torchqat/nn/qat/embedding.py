@@ -21,6 +21,8 @@ class Embedding(QatLayer, nn.Embedding):
         torch.Size([2, 4])
     """
 
+    quantizes_whole_weight = False
+
     def configure(self, qconfig: QConfig) -> None:
         if qconfig.weight is None:
             raise ValueError("nn.qat.Embedding: weight must be a QuantSpec")

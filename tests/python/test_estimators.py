@@ -73,6 +73,7 @@ def test_an_activation_starts_at_the_first_training_batch():
 @pytest.mark.parametrize("scheme", ["lsq", "lsq_per_tensor"])
 def test_every_learned_scale_of_a_model_gets_a_gradient(scheme):
     prepared = trained(INTEGER[scheme], steps=1)
+    prepared(images()).square().mean().backward()
     scales = {n: p for n, p in prepared.named_parameters() if "log_scale" in n or "zero_point" in n}
     assert all(p.grad is not None for p in scales.values())
     # Nothing clips at the range of the first batch, and only clipped values move a zero point.

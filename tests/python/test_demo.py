@@ -76,7 +76,7 @@ def test_differing_outputs_counts_bits():
 def test_quick_run_trains_and_ships_the_same_bits(quick_run):
     output, out = quick_run
     assert str(out) in output
-    differing = re.findall(r"(\d+) of ([\d,]+) outputs differ", output)
+    differing = re.findall(r"(\d+) of ([\d,]+) differ", output)
     assert len(differing) == len(SCHEMES)
     assert all(count == "0" and total == "2500" for count, total in differing), differing
 

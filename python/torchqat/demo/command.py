@@ -114,7 +114,7 @@ def _experiment(console, plan: Plan, data: Digits, models_dir: Path) -> tuple[li
     """All seeds, under two progress bars; the first seed's models are kept."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description:<44}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description:<31}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     runs: list[Run] = []
     kept: Kept | None = None
     with Progress(*columns, console=console) as progress:
@@ -138,10 +138,10 @@ def _experiment(console, plan: Plan, data: Digits, models_dir: Path) -> tuple[li
 
 def _describe(run: Run) -> str:
     titles = {scheme.key: scheme.title for scheme in SCHEMES}
-    name = {"float": "float", "control": "float control"}.get(run.method) or f"{titles[run.scheme]}, {run.method.upper()}"
-    tail = "" if run.differing is None else f", {run.differing} of {run.compared} outputs differ from QAT eval"
+    name = {"float": "float", "control": "float control"}.get(run.method) or f"{titles[run.scheme]}: {run.method.upper()}"
+    tail = "" if run.differing is None else f", {run.differing} of {run.compared} differ"
     took = f" in {run.train_seconds:.1f} s" if run.train_seconds else ""
-    return f"seed {run.seed}  {name:<44} {run.accuracy:6.2f}%{took}{tail}"
+    return f"seed {run.seed}  {name:<23} {run.accuracy:6.2f}%{took}{tail}"
 
 
 def _save_scripts(kept: Kept, data: Digits, models_dir: Path) -> int:
@@ -200,7 +200,7 @@ def _latency_rows(kept: Kept, data: Digits, plan: Plan, models_dir: Path) -> lis
     for kind, chosen in (("eager", models), ("scripted", scripts)):
         for batch in (1, 64):
             measured[kind, batch] = latencies(chosen, data.test_images[:batch].clone(), plan.latency_rounds)
-    titles = {f"{scheme.key}/qat": f"{scheme.title}: QAT" for scheme in SCHEMES} | {"control": "float"}
+    titles = {f"{scheme.key}/qat": scheme.title for scheme in SCHEMES} | {"control": "float"}
     kinds = {f"{scheme.key}/qat": "lsq" if scheme.learned else "qat" for scheme in SCHEMES} | {"control": "control"}
     return [
         report.LatencyRow(

@@ -88,8 +88,8 @@ def print_tables(console, rows: Sequence[Row], latencies: Sequence[LatencyRow], 
 
     table = Table(
         title=f"Results, mean of {seeds} seed{'s' * (seeds != 1)}",
-        caption="converted models; to control: points above or below the float control;\n"
-        "differ: outputs of QAT in eval mode that are not bit-equal to the converted model's",
+        caption="all as converted models; to control: points to the float control;\n"
+        "differ: outputs of QAT in eval mode not bit-equal to the converted model's",
         title_justify="left",
         caption_justify="left",
     )
@@ -98,7 +98,12 @@ def print_tables(console, rows: Sequence[Row], latencies: Sequence[LatencyRow], 
     for row in rows:
         table.add_row(*result_cells(row, rows[0].file_bytes), style="dim" if row.method == "float" else None)
     console.print(table)
-    table = Table(title="Milliseconds a call (in brackets: times as fast as float); script: frozen TorchScript", title_justify="left")
+    table = Table(
+        title="Milliseconds a call, batch 1 and 64",
+        caption="in brackets: times as fast as float; script: as frozen TorchScript",
+        title_justify="left",
+        caption_justify="left",
+    )
     for index, name in enumerate(LATENCY_COLUMNS):
         table.add_column(name, justify="left" if index == 0 else "right")
     for row in latencies:

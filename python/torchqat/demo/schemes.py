@@ -31,5 +31,5 @@ SCHEMES = (
     Scheme("int8", "int8", 8, QConfig.int8),
     Scheme("int4", "int4 weights", 4, lambda: _narrow_weights("int4")),
     Scheme("int2", "2-bit weights", 2, lambda: _narrow_weights("int2")),
-    Scheme("int2-lsq", "2-bit weights, LSQ", 2, lambda: _narrow_weights("int2", "lsq"), ptq=False, learned=True),
+    Scheme("int2-lsq", "2-bit weights LSQ", 2, lambda: _narrow_weights("int2", "lsq"), ptq=False, learned=True),
 )

@@ -59,12 +59,12 @@ def test_unknown_data_is_refused():
 
 
 def test_random_shift_moves_whole_images_by_up_to_two_pixels():
-    image = torch.zeros(64, 1, 9, 9)
-    image[:, 0, 4, 4] = 1.0
+    image = torch.zeros(64, 1, 28, 28)
+    image[:, 0, 14, 14] = 1.0
     moved = random_shift(image, torch.Generator().manual_seed(0))
     places = {tuple(p) for p in (moved[:, 0] == 1).nonzero()[:, 1:].tolist()}
     assert moved.sum() == 64 and len(places) > 10
-    assert all(2 <= row <= 6 and 2 <= column <= 6 for row, column in places)
+    assert all(12 <= row <= 16 and 12 <= column <= 16 for row, column in places)
 
 
 def test_differing_outputs_counts_bits():

@@ -247,11 +247,11 @@ def _setup_notes(plan: Plan) -> list[str]:
     first, second = plan.float_recipe, plan.qat_recipe
     return [
         f"Network: residual conv net with BatchNorm, {weights:,} parameters; AdamW, one-cycle learning rate, batches of "
-        f"{first.batch_size}, random shifts of up to two pixels.",
+        f"{first.batch_size}, random shifts.",
         f"Float: {first.epochs} epochs. The float control and QAT both go on from that model for {second.epochs} more epochs, "
         "with the same recipe and the same batches; the control shows what the extra training alone brings.",
         f"PTQ starts from the control, with {plan.calibration_batches} batches of 64 training digits for calibration.",
-        "Every layer is quantised, the first and the last too; the test split is never used to choose anything.",
+        "Every layer is quantised, the first and the last too. The test split takes no part in training or calibration.",
         f"torchqat {torchqat.__version__}, torch {torch.__version__}, {torch.get_num_threads()} thread(s), {_machine()}.",
     ]
 

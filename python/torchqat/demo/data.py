@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 _SPLIT_SEED = 20240
-_PAD = 2
 
 
 @dataclass(frozen=True)
@@ -78,10 +77,11 @@ def load_digits(source: str = "auto", *, train_limit: int | None = None, test_li
 
 
 def random_shift(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Each image moved by up to two pixels each way, the border repeated. images [N, 1, H, W]."""
+    """Each image moved by up to a fourteenth of its height each way (2 of 28), the border repeated. images [N, 1, H, W]."""
     count, _, height, width = images.shape
-    padded = torch.nn.functional.pad(images, [_PAD] * 4, mode="replicate")
-    offsets = torch.randint(0, 2 * _PAD + 1, (2, count, 1), generator=generator)
+    most = max(1, height // 14)
+    padded = torch.nn.functional.pad(images, [most] * 4, mode="replicate")
+    offsets = torch.randint(0, 2 * most + 1, (2, count, 1), generator=generator)
     rows = (offsets[0] + torch.arange(height))[:, :, None]
     columns = (offsets[1] + torch.arange(width))[:, None, :]
     return padded[torch.arange(count)[:, None, None], 0, rows, columns].unsqueeze(1)

@@ -206,16 +206,31 @@ def _script(path: Path, script: torch.jit.ScriptModule) -> Inventory:
     for name, tensor in tensors.items():
         if name.startswith("constant") and tensor.numel() < 2:
             continue
-        packed = tensor.dtype == torch.uint8 and tensor.dim() == 1
         entry = _tensor_entry(name, tensor)
-        if packed:
-            entry = Entry(name, "packed integer weight", entry.shape, entry.dtype, entry.elements, entry.stored_bytes, True, True)
+        shape = _packed_shape(tensor)
+        if shape is not None:
+            entry = Entry(name, "packed integer weight", shape, entry.dtype, prod(shape), entry.stored_bytes, True, True)
         inventory.entries.append(entry)
     kinds = Counter(node.kind() for node in _nodes(graph))
     inventory.notes = [f"{count} call(s) of {kind}" for kind, count in sorted(kinds.items()) if kind.startswith("torchqat::")]
     left = sum(count for kind, count in kinds.items() if kind.startswith("aten::"))
     inventory.notes.append(f"{left} call(s) of aten operators")
     return inventory
+
+
+_UNPACK = ("conv_int8_unpack", "linear_int8_unpack", "linear_grouped_unpack", "embedding_unpack")
+
+
+def _packed_shape(tensor: torch.Tensor) -> tuple[int, ...] | None:
+    """The shape of the weight in a packed buffer; None for any other tensor (the ops refuse what is not theirs)."""
+    if tensor.dtype != torch.uint8 or tensor.dim() != 1:
+        return None
+    for name in _UNPACK:
+        try:
+            return tuple(getattr(torch.ops.torchqat, name)(tensor).shape)
+        except (RuntimeError, ValueError, TypeError):
+            continue
+    return None
 
 
 def _nodes(block):

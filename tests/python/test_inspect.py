@@ -80,7 +80,8 @@ def test_torchscript_file_names_the_integer_kernels(converted, tmp_path):
     for name in ("plain", "frozen"):
         inventory = inspect_target(str(tmp_path / f"{name}.pt"))
         assert any("torchqat::conv_int8" in note for note in inventory.notes), inventory.notes
-        assert sum(e.scheme == "packed integer weight" for e in inventory.entries) == 2
+        packed = {e.shape for e in inventory.entries if e.scheme == "packed integer weight"}
+        assert packed == {(8, 3, 3, 3), (10, 288)} and inventory.coverage() == (3096, 3096)
 
 
 def test_state_dict_file_and_a_pickle_that_is_none(tmp_path):

@@ -28,14 +28,30 @@ cpu::FloatType float_type(at::ScalarType dtype) {
 }
 
 at::Tensor read_scale(const char* op, const char* name, const at::Tensor& scale, bool learned) {
-  at::Tensor values = scale.detach().to(at::kFloat).contiguous().view(-1);
-  if (learned) return values.clamp_min(std::numeric_limits<float>::min());
+  // The usual scale is taken as it is: each ATen call would cost as much as a small layer's product.
+  const bool ready = scale.scalar_type() == at::kFloat && scale.is_contiguous();
+  at::Tensor values = ready ? scale.detach() : scale.detach().to(at::kFloat).contiguous();
+  if (learned) values = values.clamp_min(std::numeric_limits<float>::min());
   const float* s = values.const_data_ptr<float>();
   for (int64_t i = 0; i < values.numel(); ++i) {
     TORCH_CHECK_VALUE(std::isfinite(s[i]) && s[i] > 0, op, ": ", name, " must be finite and > 0, got ", s[i], " at ", i);
   }
   return values;
 }
+
+namespace {
+
+template <typename T>
+void store_zero_points(const char* op, const T* z, int64_t count, int64_t quant_min, int64_t quant_max, int64_t shift,
+                       int32_t* out) {
+  for (int64_t i = 0; i < count; ++i) {
+    TORCH_CHECK_VALUE(quant_min <= z[i] && z[i] <= quant_max, op, ": input_zero_point must lie within [", quant_min, ", ",
+                      quant_max, "], got ", z[i], " at ", i);
+    out[i] = static_cast<int32_t>(z[i] + shift);
+  }
+}
+
+}  // namespace
 
 InputQParams read_input_qparams(const char* op, const at::Tensor& scale, const at::Tensor& zero_point, int64_t quant_min,
                                 int64_t quant_max, bool learned) {
@@ -55,14 +71,11 @@ InputQParams read_input_qparams(const char* op, const at::Tensor& scale, const a
       TORCH_CHECK_VALUE(!std::isnan(z[i]), op, ": input_zero_point must not be NaN, got NaN at ", i);
       out[i] = static_cast<int32_t>(z[i]) + static_cast<int32_t>(q.shift);
     }
+  } else if (zero_point.scalar_type() == at::kInt && zero_point.is_contiguous()) {
+    store_zero_points(op, zero_point.const_data_ptr<int32_t>(), count, quant_min, quant_max, q.shift, out);
   } else {
     const at::Tensor wide = zero_point.to(at::kLong).contiguous();
-    const int64_t* z = wide.const_data_ptr<int64_t>();
-    for (int64_t i = 0; i < count; ++i) {
-      TORCH_CHECK_VALUE(quant_min <= z[i] && z[i] <= quant_max, op, ": input_zero_point must lie within [", quant_min, ", ",
-                        quant_max, "], got ", z[i], " at ", i);
-      out[i] = static_cast<int32_t>(z[i] + q.shift);
-    }
+    store_zero_points(op, wide.const_data_ptr<int64_t>(), count, quant_min, quant_max, q.shift, out);
   }
   return q;
 }

@@ -51,14 +51,16 @@ def codes(x, s, z, low, high):
     return level.clamp(low, high), (level >= low) & (level <= high)
 
 
-def reference(p, dy):
-    """Straight-through gradients in float64 from the float32 codes."""
+def reference(p, dy, size=False):
+    """Straight-through gradients in float64 from the float32 codes; size=True: the sums of the terms' absolute values."""
     col = lambda t: t.reshape(-1, 1)  # noqa: E731
     qx, in_x = codes(p["x"].float(), col(p["s"]), col(p["z"]), *p["quant"])
     qw, in_w = codes(p["w"].float(), col(p["ws"]), 0, -127, 127)
     x_hat = (qx - col(p["z"])).double() * col(p["s"]).double()
     w_hat = qw.double() * col(p["ws"]).double()
     dy = dy.double()
+    if size:
+        dy, w_hat, x_hat = dy.abs(), w_hat.abs(), x_hat.abs()
     return (dy @ w_hat) * in_x, (dy.t() @ x_hat) * in_w, dy.sum(0)
 
 
@@ -110,9 +112,12 @@ def test_gradients_follow_the_straight_through_rule(m, k, n, per_token, per_chan
         for name in ISAS:
             ops._set_cpu_isa(name)
             _, got = gradients(p, dy, backward)
-            for g, w in zip(got, wanted):
-                # The bound is on the norm; a few rounded values have no averaging, and their worst case is 2.3 times it.
-                assert error(g, w) <= (WAYS[backward] if dy.numel() > 500 else 3 * WAYS[backward]), (name, g.shape)
+            for g, w, terms in zip(got, wanted, reference(p, dy, size=True)):
+                # The bound is on the norm. Few values have no averaging of their rounding errors, and a sum of few terms
+                # may cancel: there the terms are what the error is measured by.
+                if dy.numel() > 500 and w.numel() > 500 and k > 16:
+                    assert error(g, w) <= WAYS[backward], (name, g.shape)
+                assert (g.double() - w).norm() <= 3 * WAYS[backward] * terms.norm(), (name, g.shape)
                 assert not g[(w == 0)].any() or g.dim() == 1
     finally:
         ops._set_cpu_isa(before)

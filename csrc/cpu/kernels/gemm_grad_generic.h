@@ -23,7 +23,12 @@ TORCHQAT_INLINE void finish_gradient(const GemmGrad& g, int64_t row, int64_t col
   const bool past_cache = g.m * g.ldo >= kStreamedSize && reinterpret_cast<uintptr_t>(y) % 64 == 0 && y == out;
   uint64_t inside = ~uint64_t{0};
   if (g.mask != nullptr) {
-    std::memcpy(&inside, g.mask + row * g.ld_mask + column / 8, static_cast<size_t>((count + 7) / 8));
+    const uint8_t* bits = g.mask + row * g.ld_mask + column / 8;
+    if (count == kPanelColumns) {
+      std::memcpy(&inside, bits, 8);  // a constant size is one load, not a call
+    } else {
+      std::memcpy(&inside, bits, static_cast<size_t>((count + 7) / 8));
+    }
   }
   for (int64_t j = 0; j < kPanelColumns; j += Vec::size) {
     const Vec value = load(j) * factor;

@@ -65,6 +65,7 @@ set(TORCHQAT_TORCH_SOURCES
   csrc/autograd/learned.cpp
   csrc/autograd/low_bit.cpp
   csrc/autograd/qat_conv_int8.cpp
+  csrc/autograd/qat_linear_grouped.cpp
   csrc/autograd/qat_linear_int8.cpp
   csrc/autograd/qparams.cpp
   csrc/autograd/quantize.cpp
@@ -84,6 +85,7 @@ set(TORCHQAT_TORCH_SOURCES
   csrc/cpu/packing.cpp
   csrc/cpu/qat_conv_int8.cpp
   csrc/cpu/qat_conv_int8_backward.cpp
+  csrc/cpu/qat_linear_grouped.cpp
   csrc/cpu/qat_linear_int8.cpp
   csrc/cpu/qparams.cpp
   csrc/cpu/quantize.cpp
@@ -97,6 +99,7 @@ set(TORCHQAT_TORCH_SOURCES
   csrc/meta/low_bit.cpp
   csrc/meta/packing.cpp
   csrc/meta/qat_conv_int8.cpp
+  csrc/meta/qat_linear_grouped.cpp
   csrc/meta/qat_linear_int8.cpp
   csrc/meta/qparams.cpp
   csrc/meta/quantize.cpp
@@ -113,6 +116,7 @@ set(TORCHQAT_TORCH_SOURCES
   csrc/ops/packed_header.cpp
   csrc/ops/packing.cpp
   csrc/ops/qat_conv_int8.cpp
+  csrc/ops/qat_linear_grouped.cpp
   csrc/ops/qat_linear_int8.cpp
   csrc/ops/qparams.cpp
   csrc/ops/quantize.cpp

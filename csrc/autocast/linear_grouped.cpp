@@ -40,7 +40,21 @@ struct Autocast {
     return rounded(torchqat::linear_weight_only(input, packed_weight, weight_scale, weight_zero_point, bias));
   }
 
+  static at::Tensor qat_linear_grouped(const at::Tensor& input, const at::Tensor& weight, const OptionalTensor& bias,
+                                       const at::Tensor& input_scale, const at::Tensor& input_zero_point,
+                                       const at::Tensor& weight_scale, int64_t group_size, int64_t input_quant_min,
+                                       int64_t input_quant_max, int64_t weight_quant_min, int64_t weight_quant_max,
+                                       bool input_learned, bool weight_learned, double input_grad_scale,
+                                       double weight_grad_scale, c10::string_view backward) {
+    const c10::impl::ExcludeDispatchKeyGuard no_autocast(key);
+    return rounded(torchqat::qat_linear_grouped(input, weight, bias, input_scale, input_zero_point, weight_scale,
+                                                group_size, input_quant_min, input_quant_max, weight_quant_min,
+                                                weight_quant_max, input_learned, weight_learned, input_grad_scale,
+                                                weight_grad_scale, backward));
+  }
+
   static void add(torch::Library& m) {
+    m.impl("qat_linear_grouped", &qat_linear_grouped);
     m.impl("linear_grouped_int8", &linear_grouped_int8);
     m.impl("linear_grouped_int8_dynamic", &linear_grouped_int8_dynamic);
     m.impl("linear_weight_only", &linear_weight_only);

@@ -86,41 +86,17 @@ GroupedScaleView view_weight_scale(const char* op, const at::Tensor& weight_scal
   return view;
 }
 
-QuantizedRows quantize_grouped_rows(const at::Tensor& input, int64_t rows, const cpu::GroupedLayout& w,
-                                    const InputQParams& qparams, bool with_mask) {
-  QuantizedRows out;
-  const auto bytes = input.options().dtype(at::kByte);
-  const int64_t mask_bytes = (w.k + 7) / 8, padded = w.k_padded();
-  const bool in_place = w.group_padded == w.group || w.groups == 1;
-  out.codes = at::empty({rows + 16, padded}, bytes);
-  out.nan_rows = at::empty({rows}, bytes);
-  if (with_mask) out.mask = at::empty({rows, mask_bytes}, bytes);
-  const at::Tensor flat = in_place ? out.codes : at::empty({rows, w.k}, bytes);
-  cpu::QuantizeRows q;
-  q.input = input.const_data_ptr();
-  q.type = float_type(input.scalar_type());
-  q.columns = q.ld_input = w.k;
-  q.scale = qparams.scale.const_data_ptr<float>();
-  q.zero_point = qparams.zero_point.const_data_ptr<int32_t>();
-  q.stride = qparams.stride;
-  q.quant_min = static_cast<float>(qparams.quant_min);
-  q.quant_max = static_cast<float>(qparams.quant_max);
-  q.codes = flat.mutable_data_ptr<uint8_t>();
-  q.ld_codes = in_place ? padded : w.k;
-  q.nan_rows = out.nan_rows.mutable_data_ptr<uint8_t>();
-  if (with_mask) {
-    q.mask = out.mask.mutable_data_ptr<uint8_t>();
-    q.ld_mask = mask_bytes;
-  }
-  const auto kernel = cpu::select<cpu::QuantizeRowsFn>(cpu::quantize_rows_scalar, cpu::quantize_rows_avx2,
-                                                       cpu::quantize_rows_avx512);
-  uint8_t* codes = out.codes.mutable_data_ptr<uint8_t>();
-  at::parallel_for(0, rows, std::max<int64_t>(1, 32768 / std::max<int64_t>(w.k, 1)), [&](int64_t begin, int64_t end) {
-    kernel(q, begin, end);
-    for (int64_t i = begin; i < end && !in_place; ++i) {
-      std::memset(codes + i * padded, 0, static_cast<size_t>(padded));
+at::Tensor group_codes(const at::Tensor& codes, int64_t rows, const cpu::GroupedLayout& w) {
+  const int64_t padded = w.k_padded();
+  if (padded <= codes.size(1) && (w.group_padded == w.group || w.groups == 1)) return codes;
+  at::Tensor out = at::empty({rows, padded}, codes.options());
+  const auto* source = codes.const_data_ptr<uint8_t>();
+  auto* target = out.mutable_data_ptr<uint8_t>();
+  at::parallel_for(0, rows, std::max<int64_t>(1, 65536 / std::max<int64_t>(padded, 1)), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      std::memset(target + i * padded, 0, static_cast<size_t>(padded));
       for (int64_t g = 0; g < w.groups; ++g) {
-        std::memcpy(codes + i * padded + g * w.group_padded, q.codes + i * w.k + g * w.group,
+        std::memcpy(target + i * padded + g * w.group_padded, source + i * codes.size(1) + g * w.group,
                     static_cast<size_t>(std::min(w.group, w.k - g * w.group)));
       }
     }
@@ -137,8 +113,9 @@ at::Tensor grouped_gemm(const QuantizedRows& x, int64_t rows, const InputQParams
   g.weight = weight.data;
   g.scale = scale;
   g.m = rows;
-  g.codes = x.codes.const_data_ptr<uint8_t>();
-  g.lda = w.k_padded();
+  const at::Tensor codes = group_codes(x.codes, rows, w);
+  g.codes = codes.const_data_ptr<uint8_t>();
+  g.lda = codes.size(1);
   g.input_scale = qparams.scale.const_data_ptr<float>();
   g.zero_point = qparams.zero_point.const_data_ptr<int32_t>();
   g.input_stride = qparams.stride;

@@ -24,9 +24,9 @@ struct GroupedScaleView {
 GroupedScaleView view_weight_scale(const char* op, const at::Tensor& weight_scale, const cpu::GroupedLayout& w);
 void check_scale_values(const char* op, const char* name, const at::Tensor& scale);
 
-// input: contiguous [rows, k]. Codes are [rows + 16, k_padded], each group padded.
-QuantizedRows quantize_grouped_rows(const at::Tensor& input, int64_t rows, const cpu::GroupedLayout& w,
-                                    const InputQParams& qparams, bool with_mask);
+// Codes [rows, K padded to 64] of quantize_rows with every group at a multiple of group_padded; the same tensor where that
+// is so already.
+at::Tensor group_codes(const at::Tensor& codes, int64_t rows, const cpu::GroupedLayout& w);
 
 // Calls fn on parts of rows x panels, each with scratch memory of its own.
 template <typename Fn>
@@ -48,7 +48,7 @@ void for_each_grouped_block(int64_t rows, const cpu::GroupedLayout& w, int64_t s
   });
 }
 
-// y [rows, n] of dtype.
+// y [rows, n] of dtype; x as quantize_rows gives it.
 at::Tensor grouped_gemm(const QuantizedRows& x, int64_t rows, const InputQParams& qparams, const GroupedWeight& weight,
                         const cpu::GroupedScale& scale, const std::optional<at::Tensor>& bias, at::ScalarType dtype);
 

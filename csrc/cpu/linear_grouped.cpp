@@ -54,7 +54,7 @@ at::Tensor grouped_int8(const char* op, const at::Tensor& matrix, int64_t rows, 
   TORCH_CHECK_VALUE(weight.layout.group_padded <= kLongestIntegerGroup, op, ": groups of packed_weight must be at most ",
                     kLongestIntegerGroup, " long, got ", weight.layout.group);
   const GroupedScaleView scale = view_weight_scale(op, weight_scale, weight.layout);
-  const QuantizedRows x = quantize_grouped_rows(matrix, rows, weight.layout, qparams, false);
+  const QuantizedRows x = quantize_rows(matrix, rows, weight.layout.k, qparams, false);
   return grouped_gemm(x, rows, qparams, weight, scale.scale, bias, matrix.scalar_type());
 }
 

@@ -15,7 +15,7 @@ struct GroupedInt8 {
   const uint8_t* weight = nullptr;
   GroupedScale scale;
   int64_t m = 0;
-  const uint8_t* codes = nullptr;  // [m rounded up to 16, lda], groups at multiples of group_padded; rows beyond m: anything
+  const uint8_t* codes = nullptr;  // [m, lda], groups at multiples of group_padded
   int64_t lda = 0;
   const float* input_scale = nullptr;  // input_stride apart
   const int32_t* zero_point = nullptr;  // of the u8 codes

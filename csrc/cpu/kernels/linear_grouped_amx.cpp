@@ -52,51 +52,48 @@ struct AmxTile {
     if constexpr (sum == 3) _tile_stored(3, out, 64);
   }
 
-  // Up to four groups; out [4][16][16].
-  static TORCHQAT_INLINE void multiply4(const GroupedLayout& w, const uint8_t* a, int64_t lda, const uint8_t* b,
-                                        int64_t groups, int32_t* out) {
-    const int64_t next = w.group_padded * kGroupedColumns;
-    multiply<0>(w, a, lda, b, out);
-    if (groups > 1) multiply<1>(w, a + w.group_padded, lda, b + next, out + 256);
-    if (groups > 2) multiply<2>(w, a + 2 * w.group_padded, lda, b + 2 * next, out + 512);
-    if (groups > 3) multiply<3>(w, a + 3 * w.group_padded, lda, b + 3 * next, out + 768);
-  }
-
-  // Adds `groups` integer blocks to rows x 16 totals.
+  // Adds one integer block to rows x 16 totals.
   template <int rows>
-  static TORCHQAT_INLINE void add_groups(const int32_t* acc, int64_t groups, const int32_t* sums, const float* scale,
-                                         const int32_t* zero_point, numerics::Vec* t) {
-    for (int64_t group = 0; group < groups; ++group, acc += 256, sums += kGroupedColumns, scale += kGroupedColumns) {
-      const __m512i sum = _mm512_load_si512(sums);
-      const numerics::Vec s = numerics::Vec::load(scale);
+  static TORCHQAT_INLINE void add(const int32_t* acc, const int32_t* sums, const float* scale, const int32_t* zero_point,
+                                  numerics::Vec* t) {
+    keep_in_memory();
+    const __m512i sum = _mm512_load_si512(sums);
+    const numerics::Vec s = numerics::Vec::load(scale);
 #pragma GCC unroll 16
-      for (int r = 0; r < rows; ++r) {
-        __m512i exact = _mm512_load_si512(acc + 16 * r);
-        Lanes::subtract_product(exact, sum, _mm512_set1_epi32(zero_point[r]));
-        t[r] = numerics::add_group(t[r], Lanes::to_float(exact), s);
-      }
+    for (int r = 0; r < rows; ++r) {
+      __m512i exact = _mm512_load_si512(acc + 16 * r);
+      Lanes::subtract_product(exact, sum, _mm512_set1_epi32(zero_point[r]));
+      t[r] = numerics::add_group(t[r], Lanes::to_float(exact), s);
     }
   }
 
+  // The sums of a group are computed `ahead` groups before they are converted and added.
   template <int rows>
-  static void block16(const GroupedLayout& w, const uint8_t* a, int64_t lda, const UnpackedBlock& block,
-                      const int32_t* zero_point, float* total) {
-    alignas(64) int32_t acc[2][4 * 256];
-    const int64_t b_step = w.group_padded * kGroupedColumns;
+  __attribute__((noinline)) static void block16(const GroupedLayout& w, const uint8_t* a, int64_t lda,
+                                                const UnpackedBlock& block, const int32_t* zero_point, float* total) {
+    constexpr int64_t ahead = 2;
+    alignas(64) int32_t acc[4][256];
+    const int64_t b_step = w.group_padded * kGroupedColumns, groups = block.groups;
     for (int64_t c = 0; c < kGroupedColumns; c += 16) {
       numerics::Vec t[rows];
 #pragma GCC unroll 16
       for (int r = 0; r < rows; ++r) t[r] = numerics::Vec::load(total + r * kGroupedColumns + c);
       const uint8_t* b = block.codes + 4 * c;
-      multiply4(w, a, lda, b, block.groups, acc[0]);
-      for (int64_t group = 0, half = 0; group < block.groups; group += 4, half ^= 1) {
-        const int64_t next = group + 4;
-        if (next < block.groups) {
-          multiply4(w, a + next * w.group_padded, lda, b + next * b_step, block.groups - next, acc[half ^ 1]);
-        }
-        const int64_t at = group * kGroupedColumns + c;
-        add_groups<rows>(acc[half], std::min<int64_t>(4, block.groups - group), block.sums + at, block.scale + at,
-                         zero_point, t);
+      const int32_t* sums = block.sums + c;
+      const float* scale = block.scale + c;
+      for (int64_t group = -ahead; group < groups; group += 4) {
+        const uint8_t *a_next = a + (group + ahead) * w.group_padded, *b_next = b + (group + ahead) * b_step;
+#define TORCHQAT_STEP(j)                                                                                        \
+  if (group + j + ahead < groups) multiply<j>(w, a_next + j * w.group_padded, lda, b_next + j * b_step, acc[j]); \
+  if (group + j >= 0 && group + j < groups) {                                                                   \
+    add<rows>(acc[(j + 4 - ahead) % 4], sums + (group + j) * kGroupedColumns, scale + (group + j) * kGroupedColumns,  \
+              zero_point, t);                                                                                   \
+  }
+        TORCHQAT_STEP(0)
+        TORCHQAT_STEP(1)
+        TORCHQAT_STEP(2)
+        TORCHQAT_STEP(3)
+#undef TORCHQAT_STEP
       }
 #pragma GCC unroll 16
       for (int r = 0; r < rows; ++r) t[r].store(total + r * kGroupedColumns + c);
@@ -106,21 +103,25 @@ struct AmxTile {
   template <bool>
   static void rows(const GroupedLayout& w, const uint8_t* a, int64_t lda, int64_t rows, const UnpackedBlock& block,
                    const int32_t* zero_point, float* total) {
-    configure(w.chunk, 16);
     for (int64_t r = 0; r < rows; r += 16) {
       const uint8_t* x = a + r * lda;
       float* t = total + r * kGroupedColumns;
       const int64_t left = rows - r;
+      if (left < 16) configure(w.chunk, left);  // rows beyond the last are not read; their sums are left as they are
       if (left > 8) block16<16>(w, x, lda, block, zero_point + r, t);
       else if (left > 4) block16<8>(w, x, lda, block, zero_point + r, t);
       else block16<4>(w, x, lda, block, zero_point + r, t);
+      if (left < 16) configure(w.chunk, 16);
     }
-    _tile_release();
   }
 };
 
 }  // namespace
 
-void grouped_int8_amx(const GroupedInt8& g, const GroupedRange& range) { run_grouped_int8<AmxTile>(g, range, 1); }
+void grouped_int8_amx(const GroupedInt8& g, const GroupedRange& range) {
+  AmxTile::configure(g.w.chunk, 16);
+  run_grouped_int8<AmxTile>(g, range, 1);
+  _tile_release();
+}
 
 }  // namespace torchqat::cpu

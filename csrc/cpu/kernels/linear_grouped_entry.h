@@ -1,7 +1,7 @@
 // From a kernel's arguments to its instantiation: by bits per slot, and by rows.
 #pragma once
-#include "cpu/kernels/linear_grouped_float.h"
 #include "cpu/kernels/linear_grouped_gemm.h"
+#include "cpu/kernels/linear_grouped_float.h"
 #include "cpu/kernels/linear_grouped_gemv.h"
 
 namespace torchqat::cpu {

@@ -15,7 +15,7 @@ struct FloatPanel {
 
 // rows x 64 columns -> out [rows][64]; input_sums [rows][groups], for zero points.
 template <int slot, int rows>
-inline void float_tile(const GroupedLayout& w, const float* x, int64_t lda, const FloatPanel& panel,
+__attribute__((noinline)) void float_tile(const GroupedLayout& w, const float* x, int64_t lda, const FloatPanel& panel,
                        const float* input_sums, float* out) {
   using numerics::Vec;
   constexpr int vectors = Lanes::gemv_vectors, quads = 8 / slot, step = 4 * Lanes::columns;
@@ -51,6 +51,7 @@ inline void float_tile(const GroupedLayout& w, const float* x, int64_t lda, cons
           }
         }
       }
+      keep_in_memory();
       const int64_t at = panel.scale_base + group * panel.scale.group_stride + c0;
 #pragma GCC unroll 4
       for (int c = 0; c < vectors; ++c) {

@@ -46,6 +46,9 @@ inline void unpack_block(const GroupedInt8& g, int64_t panel, int64_t group, Unp
   gather_scales(w, g.scale, panel, group, group + block.groups, block.scale);
 }
 
+// Totals are read and written once per group: without this gcc keeps them in registers and spills the sums instead.
+TORCHQAT_INLINE void keep_in_memory() { asm volatile("" ::: "memory"); }
+
 // z in the form that subtract_product takes.
 TORCHQAT_INLINE int32_t split_zero_point(int32_t z) {
   return static_cast<int32_t>((static_cast<uint32_t>(-z * 128) << 16) | (static_cast<uint32_t>(-z) & 0xffffu));
@@ -53,7 +56,7 @@ TORCHQAT_INLINE int32_t split_zero_point(int32_t z) {
 
 // rows x 64 columns; zero_point [rows] split; total [rows][64].
 template <int rows, bool narrow>
-inline void gemm_tile(const GroupedLayout& w, const uint8_t* a, int64_t lda, const UnpackedBlock& block,
+__attribute__((noinline)) void gemm_tile(const GroupedLayout& w, const uint8_t* a, int64_t lda, const UnpackedBlock& block,
                       const int32_t* zero_point, float* total) {
   using numerics::Vec;
   constexpr int vectors = Lanes::tile_vectors, step = 4 * Lanes::columns;
@@ -80,6 +83,7 @@ inline void gemm_tile(const GroupedLayout& w, const uint8_t* a, int64_t lda, con
           for (int c = 0; c < vectors; ++c) Lanes::template dot<narrow>(acc[r][c], u, s[c]);
         }
       }
+      keep_in_memory();
       const int32_t* sums = block.sums + group * kGroupedColumns + c0;
       const float* scale = block.scale + group * kGroupedColumns + c0;
 #pragma GCC unroll 6

@@ -34,4 +34,17 @@ TORCHQAT_API at::Tensor linear_weight_only(const at::Tensor& input, const at::Te
                                            const std::optional<at::Tensor>& weight_zero_point,
                                            const std::optional<at::Tensor>& bias);
 
+// The training layer: quantises input and weight, then computes linear_grouped_int8 on the codes: equal bits. Gradients pass
+// straight through within the grids; where a scale is learned, its gradient (times grad_scale) and that of a floating
+// zero point follow fake_quantize_learned. weight_scale [N, ceil(K / group_size)]. backward: "float32", "bfloat16" (float32
+// where that is not native) or "auto" (bfloat16 where native).
+TORCHQAT_API at::Tensor qat_linear_grouped(const at::Tensor& input, const at::Tensor& weight,
+                                           const std::optional<at::Tensor>& bias, const at::Tensor& input_scale,
+                                           const at::Tensor& input_zero_point, const at::Tensor& weight_scale,
+                                           int64_t group_size, int64_t input_quant_min, int64_t input_quant_max,
+                                           int64_t weight_quant_min, int64_t weight_quant_max,
+                                           bool input_learned = false, bool weight_learned = false,
+                                           double input_grad_scale = 1.0, double weight_grad_scale = 1.0,
+                                           c10::string_view backward = "auto");
+
 }  // namespace torchqat

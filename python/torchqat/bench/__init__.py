@@ -12,7 +12,7 @@ import torch
 # suite -> its parts, run in this order.
 SUITES: dict[str, list[str]] = {
     "fake_quant": ["fake_quant"],
-    "inference": ["inference", "inference_nets"],
+    "inference": ["inference", "inference_grouped", "inference_nets"],
     "train_step": ["train_step", "train_nets"],
 }
 

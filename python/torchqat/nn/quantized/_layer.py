@@ -121,7 +121,7 @@ class QuantizedLayer(nn.Module):
 
     @torch.jit.ignore
     def _apply(self, fn, recurse=True):
-        return apply_keeping_dtype(self, super()._apply, fn, ("weight_scale", "input_scale"), recurse)
+        return apply_keeping_dtype(self, super()._apply, fn, ("weight_scale", "input_scale", "scale_panels"), recurse)
 
     def extra_repr(self) -> str:
         config = _from_text(self.config)

@@ -19,6 +19,8 @@ class LinearGrouped(QuantizedLayer):
         group_size = description.config["block_size"][1]
         bits = container_bits(description.config["bits"])
         self.register_buffer("packed_weight", torch.ops.torchqat.linear_grouped_pack(codes, bits, group_size))
+        # The scales once more, in the order the kernels read them.
+        self.register_buffer("scale_panels", torch.ops.torchqat.linear_grouped_pack_scale(self.weight_scale))
 
     @classmethod
     def describe(cls, layer) -> Description:
@@ -38,7 +40,7 @@ class LinearGrouped(QuantizedLayer):
             return torch.ops.torchqat.linear_grouped_int8(
                 input,
                 self.packed_weight,
-                self.weight_scale,
+                self.scale_panels,
                 self.bias,
                 input_scale,
                 input_zero_point,
@@ -48,7 +50,7 @@ class LinearGrouped(QuantizedLayer):
         return torch.ops.torchqat.linear_grouped_int8_dynamic(
             input,
             self.packed_weight,
-            self.weight_scale,
+            self.scale_panels,
             self.bias,
             self.per_token,
             self.quant_min,

@@ -26,6 +26,8 @@ class LinearWeightOnly(QuantizedLayer):
             self.weight_zero_point = self._by_row(self.weight_zero_point)
         bits = container_bits(description.config["bits"])
         self.register_buffer("packed_weight", torch.ops.torchqat.linear_grouped_pack(codes, bits, group_size))
+        # The scales once more, in the order the kernels read them.
+        self.register_buffer("scale_panels", torch.ops.torchqat.linear_grouped_pack_scale(self.weight_scale))
         self.input_rounding = input_rounding(description.config, description.tensors)
 
     @torch.jit.unused
@@ -64,5 +66,5 @@ class LinearWeightOnly(QuantizedLayer):
         if self.input_rounding is not None:
             input = self.input_rounding(input)
         return torch.ops.torchqat.linear_weight_only(
-            input, self.packed_weight, self.weight_scale, self.weight_zero_point, self.bias
+            input, self.packed_weight, self.scale_panels, self.weight_zero_point, self.bias
         )

@@ -1,14 +1,11 @@
-"""Weights in groups: int4 with int8 or float activations, in cache and cold, and the linears of a small Llama."""
+"""One large linear with int4 weights in groups, read from beyond the nearer caches: int8 or float activations."""
 
-import copy
 import itertools
 import time
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
-import torchqat
 from torchqat.bench.harness import Report, at_least
 
 FP32 = "fp32 eager"
@@ -63,23 +60,6 @@ def _in_turn(layers, call):
     return lambda: call(next(turn))
 
 
-def _mlp(report: Report, quick: bool) -> None:
-    module = nn.Sequential(nn.Linear(1024, 4096), nn.GELU(), nn.Linear(4096, 1024)).eval()
-    prepared = torchqat.prepare_qat(copy.deepcopy(module), torchqat.QConfig.int4_int8(group_size=GROUP)).train()
-    goals = {1: 12.0, 16: 7.0, 128: 4.5, 512: 4.2}
-    with torch.no_grad():
-        prepared(torch.randn(64, 1024))
-        deployed = torchqat.convert(prepared.eval()).eval()
-        for tokens, bound in [(1, goals[1])] if quick else goals.items():
-            x = torch.randn(tokens, 1024)
-            report.group(
-                f"MLP 1024->4096->1024 deployed, int4 g32 weights, {tokens} tokens",
-                {FP32: lambda x=x: module(x), INT4: lambda x=x: deployed(x)},
-                baseline=FP32,
-                targets={INT4: at_least(bound, FP32)},
-            )
-
-
 def _square(report: Report, quick: bool) -> None:
     size, copies = (1024, 2) if quick else (4096, 4)
     floats = [torch.randn(size, size) for _ in range(copies)]
@@ -108,30 +88,7 @@ def _square(report: Report, quick: bool) -> None:
             report.note(f"{INT4}: {reached / 1e9:.1f} GB/s, {reached / roof:.0%} of {roof / 1e9:.1f} GB/s read by torch.sum")
 
 
-def _decoding(report: Report, quick: bool) -> None:
-    width, hidden, layers = 2048, 5632, 1 if quick else 4
-    shapes = [(width, width)] * 4 + [(hidden, width)] * 2 + [(width, hidden)]
-    floats = [torch.randn(n, k) for _ in range(layers) for n, k in shapes]
-    weights = [Int4Weight(n, k) for _ in range(layers) for n, k in shapes]
-    inputs = {k: torch.randn(1, k) for k in (width, hidden)}
-
-    def run_int4(call):
-        for f, w in zip(floats, weights, strict=True):
-            call(w, inputs[f.shape[1]])
-
-    calls = {
-        FP32: lambda: [F.linear(inputs[f.shape[1]], f) for f in floats],
-        INT4: lambda: run_int4(Int4Weight.int8),
-        WEIGHT_ONLY: lambda: run_int4(Int4Weight.weight_only),
-    }
-    targets = {} if quick else {INT4: at_least(9.0, FP32)}
-    count = sum(f.numel() for f in floats) / 1e6
-    report.group(f"Decoding at batch 1: the linears of {layers} Llama layers, {count:.0f}M weights", calls, baseline=FP32, targets=targets)
-
-
 def run(report: Report) -> None:
     quick = report.options is not None and report.options.quick
     with torch.no_grad():
-        _mlp(report, quick)
         _square(report, quick)
-        _decoding(report, quick)

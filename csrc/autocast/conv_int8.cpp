@@ -15,7 +15,7 @@ at::Tensor conv_int8_autocast(const at::Tensor& input, const at::Tensor& packed_
                               at::IntArrayRef kernel_size, at::IntArrayRef stride, at::IntArrayRef padding,
                               at::IntArrayRef dilation, int64_t groups) {
   const c10::impl::ExcludeDispatchKeyGuard below(at::autocast::get_autocast_dispatch_key_from_device_type(device));
-  const at::Tensor y = conv_int8(input.to(at::kFloat), packed_weight, weight_scale, bias, input_scale, input_zero_point,
+  const at::Tensor y = conv_int8(input.is_floating_point() ? input.to(at::kFloat) : input, packed_weight, weight_scale, bias, input_scale, input_zero_point,
                                  quant_min, quant_max, kernel_size, stride, padding, dilation, groups);
   return y.to(at::autocast::get_autocast_dtype(device));
 }

@@ -104,7 +104,7 @@ WeightLayout layout_of(const char* op, const at::Tensor& packed) {
 }
 
 void run_batch(const Plan& plan, const ConvArgs& args, const BatchInput& input, const InputQparams& qparams,
-               const uint8_t* packed, const at::Tensor& weight_scale, const at::Tensor& bias, float* out) {
+               const uint8_t* packed, const at::Tensor& weight_scale, const at::Tensor& bias, const BatchOutput& out) {
   const Kernels kernels = current_kernels();
   const int64_t out_size = plan.weight.out_channels() * plan.out_pixels(), rows = plan.padded[0] * plan.padded[1];
   const int shift = args.quant_min < 0 ? 128 : 0;
@@ -112,6 +112,7 @@ void run_batch(const Plan& plan, const ConvArgs& args, const BatchInput& input, 
     Source s;
     s.values = input.values == nullptr ? nullptr : input.values + n * input.sample_size;
     s.codes = input.codes == nullptr ? nullptr : input.codes + n * input.sample_size;
+    s.flip = input.flip;
     s.channels_last = input.channels_last;
     s.scale = qparams.scale_of(n);
     s.zero_point = qparams.zero_point_of(n);
@@ -129,12 +130,18 @@ void run_batch(const Plan& plan, const ConvArgs& args, const BatchInput& input, 
     t.weight_scale = weight_scale.const_data_ptr<float>();
     t.per_channel = weight_scale.numel() > 1;
     t.bias = bias.defined() ? bias.const_data_ptr<float>() : nullptr;
-    t.out = out + n * out_size;
+    t.out = out.values == nullptr ? nullptr : out.values + n * out_size;
+    t.out_codes = out.codes == nullptr ? nullptr : out.codes + n * out_size;
+    t.grid = out.grid;
     t.channels_last = input.channels_last;
     return t;
   };
   const auto poison = [&](int64_t n) {
-    std::fill_n(out + n * out_size, out_size, std::numeric_limits<float>::quiet_NaN());
+    // As a code, a NaN is the zero point.
+    if (out.values != nullptr) std::fill_n(out.values + n * out_size, out_size, std::numeric_limits<float>::quiet_NaN());
+    if (out.codes != nullptr) {
+      std::fill_n(out.codes + n * out_size, out_size, static_cast<uint8_t>(static_cast<int>(out.grid.zero_point)));
+    }
   };
   const auto scratch = [&] {
     return thread_scratch(0, std::max(pad_scratch_bytes(plan), strip_scratch_bytes(plan)));
@@ -215,20 +222,18 @@ at::Tensor conv_int8_unpack_cpu(const at::Tensor& packed_weight) {
   return codes;
 }
 
-at::Tensor conv_int8_cpu(const at::Tensor& input, const at::Tensor& packed_weight, const at::Tensor& weight_scale,
-                         const std::optional<at::Tensor>& bias, const at::Tensor& input_scale,
-                         const at::Tensor& input_zero_point, int64_t quant_min, int64_t quant_max,
-                         at::IntArrayRef kernel_size, at::IntArrayRef stride, at::IntArrayRef padding,
-                         at::IntArrayRef dilation, int64_t groups) {
-  const ConvArgs args{"conv_int8", quant_min, quant_max, kernel_size, stride, padding, dilation, groups};
-  check_conv_input_dtype(args.op, input);
+// The grid of the codes that are wanted, or none for float results.
+at::Tensor convolve(const ConvArgs& args, const at::Tensor& input, const at::Tensor& packed_weight, const at::Tensor& weight_scale,
+                    const std::optional<at::Tensor>& bias, const at::Tensor& input_scale, const at::Tensor& input_zero_point,
+                    const std::optional<OutputGrid>& grid) {
+  check_conv_input(args, input);
   check_conv_int8(args, input, weight_scale, bias, input_scale, input_zero_point);
   const WeightLayout layout = layout_of(args.op, packed_weight);
-  TORCH_CHECK_VALUE(layout.groups == groups && layout.in_channels() == input.size(1) &&
-                        layout.out_channels() == weight_scale.size(0) && layout.spatial_dims == static_cast<int>(kernel_size.size()) &&
-                        layout.kernel == dims_of(kernel_size, 1),
-                    "conv_int8: packed_weight must fit the other arguments (", input.size(1), " input channels, ",
-                    weight_scale.size(0), " output channels, kernel ", kernel_size, ", groups ", groups, "), got ",
+  TORCH_CHECK_VALUE(layout.groups == args.groups && layout.in_channels() == input.size(1) &&
+                        layout.out_channels() == weight_scale.size(0) &&
+                        layout.spatial_dims == static_cast<int>(args.kernel_size.size()) && layout.kernel == dims_of(args.kernel_size, 1),
+                    args.op, ": packed_weight must fit the other arguments (", input.size(1), " input channels, ",
+                    weight_scale.size(0), " output channels, kernel ", args.kernel_size, ", groups ", args.groups, "), got ",
                     layout.in_channels(), " input channels, ", layout.out_channels(), " output channels, kernel ",
                     at::IntArrayRef(layout.kernel).slice(static_cast<size_t>(3 - layout.spatial_dims)), ", groups ", layout.groups);
   const auto sizes = conv_output_sizes(args, input, weight_scale.size(0));
@@ -236,15 +241,59 @@ at::Tensor conv_int8_cpu(const at::Tensor& input, const at::Tensor& packed_weigh
   const InputQparams qparams = input_qparams(args, input_scale, input_zero_point);
   const at::Tensor scale = checked_scale(args.op, "weight_scale", weight_scale);
   const at::Tensor b = bias.has_value() && bias->defined() ? bias->to(at::kFloat).contiguous() : at::Tensor();
-  const at::Tensor x = input.to(at::kFloat).contiguous(format);
-  at::Tensor y = at::empty_symint(sizes, x.options(), format);
+  const bool from_codes = !input.is_floating_point();
+  const at::Tensor x = (from_codes ? input : input.to(at::kFloat)).contiguous(format);
+  const auto type = !grid.has_value() ? at::kFloat : grid->quant_min < 0 ? at::kChar : at::kByte;
+  at::Tensor y = at::empty_symint(sizes, x.options().dtype(type), format);
   if (y.numel() > 0) {
-    const Plan plan = make_plan(layout, dims_of(x.sizes().slice(2), 1), dims_of(stride, 1), dims_of(padding, 0),
-                                dims_of(dilation, 1), current_kernels().tile_rows);
-    const BatchInput batch{x.const_data_ptr<float>(), nullptr, x.size(0), x.numel() / x.size(0), format != at::MemoryFormat::Contiguous};
-    run_batch(plan, args, batch, qparams, packed_weight.const_data_ptr<uint8_t>(), scale, b, y.mutable_data_ptr<float>());
+    const Plan plan = make_plan(layout, dims_of(x.sizes().slice(2), 1), dims_of(args.stride, 1), dims_of(args.padding, 0),
+                                dims_of(args.dilation, 1), current_kernels().tile_rows);
+    BatchInput batch;
+    batch.values = from_codes ? nullptr : x.const_data_ptr<float>();
+    batch.codes = from_codes ? static_cast<const uint8_t*>(x.const_data_ptr()) : nullptr;
+    batch.flip = x.scalar_type() == at::kChar;
+    batch.samples = x.size(0);
+    batch.sample_size = x.numel() / x.size(0);
+    batch.channels_last = format != at::MemoryFormat::Contiguous;
+    BatchOutput out;
+    if (grid.has_value()) {
+      out.codes = static_cast<uint8_t*>(y.mutable_data_ptr());
+      out.grid = *grid;
+    } else {
+      out.values = y.mutable_data_ptr<float>();
+    }
+    run_batch(plan, args, batch, qparams, packed_weight.const_data_ptr<uint8_t>(), scale, b, out);
   }
-  return y.to(input.scalar_type());
+  return grid.has_value() || from_codes ? y : y.to(input.scalar_type());
+}
+
+at::Tensor conv_int8_cpu(const at::Tensor& input, const at::Tensor& packed_weight, const at::Tensor& weight_scale,
+                         const std::optional<at::Tensor>& bias, const at::Tensor& input_scale,
+                         const at::Tensor& input_zero_point, int64_t quant_min, int64_t quant_max,
+                         at::IntArrayRef kernel_size, at::IntArrayRef stride, at::IntArrayRef padding,
+                         at::IntArrayRef dilation, int64_t groups) {
+  const ConvArgs args{"conv_int8", quant_min, quant_max, kernel_size, stride, padding, dilation, groups};
+  return convolve(args, input, packed_weight, weight_scale, bias, input_scale, input_zero_point, std::nullopt);
+}
+
+at::Tensor conv_int8_codes_cpu(const at::Tensor& input, const at::Tensor& packed_weight, const at::Tensor& weight_scale,
+                               const std::optional<at::Tensor>& bias, const at::Tensor& input_scale,
+                               const at::Tensor& input_zero_point, int64_t quant_min, int64_t quant_max,
+                               at::IntArrayRef kernel_size, at::IntArrayRef stride, at::IntArrayRef padding,
+                               at::IntArrayRef dilation, int64_t groups, bool relu, const at::Tensor& output_scale,
+                               const at::Tensor& output_zero_point, int64_t output_quant_min, int64_t output_quant_max) {
+  const ConvArgs args{"conv_int8_codes", quant_min, quant_max, kernel_size, stride, padding, dilation, groups};
+  check_conv_output_grid(args.op, output_scale, output_zero_point, output_quant_min, output_quant_max);
+  OutputGrid grid;
+  grid.relu = relu;
+  grid.scale = checked_scale(args.op, "output_scale", output_scale).const_data_ptr<float>()[0];
+  grid.quant_min = static_cast<float>(output_quant_min);
+  grid.quant_max = static_cast<float>(output_quant_max);
+  grid.zero_point = output_zero_point.to(at::kFloat).item<float>();
+  TORCH_CHECK_VALUE(grid.zero_point >= grid.quant_min && grid.zero_point <= grid.quant_max && grid.zero_point == std::nearbyint(grid.zero_point),
+                    args.op, ": output_zero_point must be an integer in [", output_quant_min, ", ", output_quant_max, "], got ",
+                    grid.zero_point);
+  return convolve(args, input, packed_weight, weight_scale, bias, input_scale, input_zero_point, grid);
 }
 
 }  // namespace
@@ -253,6 +302,7 @@ TORCH_LIBRARY_IMPL(torchqat, CPU, m) {
   m.impl("conv_int8_pack", &conv_int8_pack_cpu);
   m.impl("conv_int8_unpack", &conv_int8_unpack_cpu);
   m.impl("conv_int8", &conv_int8_cpu);
+  m.impl("conv_int8_codes", &conv_int8_codes_cpu);
 }
 
 }  // namespace torchqat

@@ -36,13 +36,21 @@ struct BatchInput {
   const uint8_t* codes = nullptr;
   int64_t samples = 0, sample_size = 0;
   bool channels_last = false;
+  bool flip = false;              // codes are two's complement
   uint8_t* kept_codes = nullptr;  // [samples, sample_size] and [samples, ceil(sample_size / 8)]: filled for backward
   uint8_t* kept_mask = nullptr;
 };
 
-// Runs the whole batch: out is dense float32 [N, out, *spatial] in the memory format of the input.
+// Where the results go, dense [N, out, *spatial] in the memory format of the input: float32, or codes of a grid.
+struct BatchOutput {
+  float* values = nullptr;
+  uint8_t* codes = nullptr;
+  OutputGrid grid;
+};
+
+// Runs the whole batch.
 void run_batch(const Plan& plan, const ConvArgs& args, const BatchInput& input, const InputQparams& qparams,
-               const uint8_t* packed, const at::Tensor& weight_scale, const at::Tensor& bias, float* out);
+               const uint8_t* packed, const at::Tensor& weight_scale, const at::Tensor& bias, const BatchOutput& out);
 
 WeightLayout layout_of(const char* op, const at::Tensor& packed_weight);
 

@@ -74,7 +74,11 @@ Forward forward(const char* op, const at::Tensor& input, const at::Tensor& weigh
     f.codes = at::empty(x.sizes(), byte, format);
     f.mask = at::empty({samples, bytes}, byte);
   }
-  BatchInput batch{x.const_data_ptr<float>(), nullptr, samples, sample, format != at::MemoryFormat::Contiguous};
+  BatchInput batch;
+  batch.values = x.const_data_ptr<float>();
+  batch.samples = samples;
+  batch.sample_size = sample;
+  batch.channels_last = format != at::MemoryFormat::Contiguous;
   if (keep) {
     batch.kept_codes = f.codes.mutable_data_ptr<uint8_t>();
     batch.kept_mask = f.mask.mutable_data_ptr<uint8_t>();
@@ -86,7 +90,7 @@ Forward forward(const char* op, const at::Tensor& input, const at::Tensor& weigh
     pack_weight(layout, f.weight.codes.const_data_ptr<int8_t>(), packed.mutable_data_ptr<uint8_t>());
     const Plan plan = make_plan(layout, dims_of(x.sizes().slice(2), 1), dims_of(stride, 1), dims_of(padding, 0),
                                 dims_of(dilation, 1), current_kernels().tile_rows);
-    run_batch(plan, args, batch, qparams, packed.const_data_ptr<uint8_t>(), f.weight.scale, b, y.mutable_data_ptr<float>());
+    run_batch(plan, args, batch, qparams, packed.const_data_ptr<uint8_t>(), f.weight.scale, b, {y.mutable_data_ptr<float>(), nullptr, {}});
   } else if (y.numel() > 0) {
     y.zero_();
   }

@@ -7,6 +7,7 @@
 #include "cpu/conv_int8.h"
 #include "cpu/isa.h"
 #include "cpu/kernels/conv_grad.h"
+#include "cpu/vec/transpose.h"
 #include "numerics/limbs.h"
 
 namespace torchqat {
@@ -229,12 +230,20 @@ class IntegerBackward {
   // [taps][groups][panels][in][64] -> [out, in, *kernel], with the weight scale taken out again.
   at::Tensor collect(const at::Tensor& sums) const {
     const WeightLayout& w = forward_.weight;
-    const at::Tensor by_output = sums.reshape({w.taps(), w.groups, weight_plan_.panels, w.group_in, kPanel})
-                                     .permute({1, 2, 4, 3, 0})
-                                     .reshape({w.groups, weight_plan_.panels * kPanel, w.group_in, w.taps()})
-                                     .slice(1, 0, w.group_out)
-                                     .reshape(b_.weight_codes.sizes());
-    return by_output.div(leading(b_.weight_scale, b_.codes.dim())).contiguous();
+    const at::Tensor grad_weight = at::empty(b_.weight_codes.sizes(), b_.grad.options());
+    const int64_t panels = weight_plan_.panels, per_tap = w.groups * panels * w.group_in * kPanel, filter = w.group_in * w.taps();
+    const float* from = sums.const_data_ptr<float>();
+    float* to = grad_weight.mutable_data_ptr<float>();
+    shared(w.groups * panels, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t unit = begin; unit < end; ++unit) {
+        const int64_t column = unit % panels * kPanel, first = unit / panels * w.group_out + column;
+        for (int64_t c = 0; c < w.group_in; ++c) {
+          numerics::transpose_store(from + (unit * w.group_in + c) * kPanel, per_tap, w.taps(), std::min(kPanel, w.group_out - column),
+                                    to + first * filter + c * w.taps(), filter);
+        }
+      }
+    });
+    return at::div(grad_weight, leading(b_.weight_scale, b_.codes.dim()));
   }
 
   const Backward& b_;

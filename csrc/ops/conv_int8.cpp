@@ -13,6 +13,11 @@ TORCH_LIBRARY_FRAGMENT(torchqat, m) {
       "conv_int8(Tensor input, Tensor packed_weight, Tensor weight_scale, Tensor? bias, Tensor input_scale, "
       "Tensor input_zero_point, int quant_min, int quant_max, int[] kernel_size, int[] stride, int[] padding, "
       "int[] dilation, int groups=1) -> Tensor");
+  m.def(
+      "conv_int8_codes(Tensor input, Tensor packed_weight, Tensor weight_scale, Tensor? bias, Tensor input_scale, "
+      "Tensor input_zero_point, int quant_min, int quant_max, int[] kernel_size, int[] stride, int[] padding, "
+      "int[] dilation, int groups, bool relu, Tensor output_scale, Tensor output_zero_point, int output_quant_min, "
+      "int output_quant_max) -> Tensor");
 }
 
 void check_conv_codes(const at::Tensor& codes, int64_t groups) {
@@ -48,6 +53,22 @@ void check_conv_input_dtype(const char* op, const at::Tensor& input) {
   const auto dtype = input.scalar_type();
   TORCH_CHECK_TYPE(dtype == at::kFloat || dtype == at::kBFloat16 || dtype == at::kHalf, op,
                    ": input must be float32, bfloat16 or float16, got ", dtype);
+}
+
+void check_conv_input(const ConvArgs& a, const at::Tensor& input) {
+  if (input.is_floating_point()) return check_conv_input_dtype(a.op, input);
+  const auto wanted = a.quant_min < 0 ? at::kChar : at::kByte;
+  TORCH_CHECK_TYPE(input.scalar_type() == wanted, a.op, ": input must be float32, bfloat16 or float16, or ", wanted,
+                   " codes for the range [", a.quant_min, ", ", a.quant_max, "], got ", input.scalar_type());
+}
+
+void check_conv_output_grid(const char* op, const at::Tensor& scale, const at::Tensor& zero_point, int64_t low, int64_t high) {
+  TORCH_CHECK_TYPE(at::isFloatingType(scale.scalar_type()), op, ": output_scale must be floating, got ", scale.scalar_type());
+  TORCH_CHECK_VALUE(scale.sym_numel() == 1, op, ": output_scale must have 1 element, got shape ", scale.sym_sizes());
+  TORCH_CHECK_VALUE(zero_point.sym_numel() == 1, op, ": output_zero_point must have 1 element, got shape ", zero_point.sym_sizes());
+  TORCH_CHECK_VALUE(-128 <= low && low < high && high <= (low < 0 ? 127 : 255), op,
+                    ": output_quant_min and output_quant_max must be an increasing range within [-128, 127] or [0, 255], got [",
+                    low, ", ", high, "]");
 }
 
 void check_conv_int8(const ConvArgs& a, const at::Tensor& input, const at::Tensor& weight_scale,
@@ -124,6 +145,18 @@ at::Tensor conv_int8(const at::Tensor& input, const at::Tensor& packed_weight, c
   static const auto op = c10::Dispatcher::singleton().findSchemaOrThrow("torchqat::conv_int8", "").typed<decltype(conv_int8)>();
   return op.call(input, packed_weight, weight_scale, bias, input_scale, input_zero_point, quant_min, quant_max, kernel_size,
                  stride, padding, dilation, groups);
+}
+
+at::Tensor conv_int8_codes(const at::Tensor& input, const at::Tensor& packed_weight, const at::Tensor& weight_scale,
+                           const std::optional<at::Tensor>& bias, const at::Tensor& input_scale,
+                           const at::Tensor& input_zero_point, int64_t quant_min, int64_t quant_max,
+                           at::IntArrayRef kernel_size, at::IntArrayRef stride, at::IntArrayRef padding,
+                           at::IntArrayRef dilation, int64_t groups, bool relu, const at::Tensor& output_scale,
+                           const at::Tensor& output_zero_point, int64_t output_quant_min, int64_t output_quant_max) {
+  static const auto op =
+      c10::Dispatcher::singleton().findSchemaOrThrow("torchqat::conv_int8_codes", "").typed<decltype(conv_int8_codes)>();
+  return op.call(input, packed_weight, weight_scale, bias, input_scale, input_zero_point, quant_min, quant_max, kernel_size,
+                 stride, padding, dilation, groups, relu, output_scale, output_zero_point, output_quant_min, output_quant_max);
 }
 
 }  // namespace torchqat

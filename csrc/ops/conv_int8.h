@@ -15,6 +15,9 @@ struct ConvArgs {
 void check_conv_int8(const ConvArgs& args, const at::Tensor& input, const at::Tensor& weight_scale,
                      const std::optional<at::Tensor>& bias, const at::Tensor& input_scale, const at::Tensor& input_zero_point);
 void check_conv_input_dtype(const char* op, const at::Tensor& input);
+// The deployed ops also take codes: uint8 of a grid from 0 up, int8 of one that goes below.
+void check_conv_input(const ConvArgs& args, const at::Tensor& input);
+void check_conv_output_grid(const char* op, const at::Tensor& scale, const at::Tensor& zero_point, int64_t quant_min, int64_t quant_max);
 void check_conv_codes(const at::Tensor& codes, int64_t groups);
 int64_t conv_packed_bytes(const at::Tensor& codes, int64_t groups);
 

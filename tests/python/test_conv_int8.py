@@ -253,6 +253,49 @@ def test_opcheck_compile_and_script():
     assert torch.equal(scripted(case.x, case.packed, case.s_w, case.s_x, case.z_x), case.run())
 
 
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("grid", [(0, 255), (-128, 127)])
+@pytest.mark.parametrize("name", ["3x3", "odd", "depthwise", "narrow groups", "small maps", "3d", "per sample", "flat 7x7"])
+def test_codes_in_and_out_equal_the_float_way(name, grid, isa):
+    ops._set_cpu_isa(isa)
+    case = Case(21, **CASES[name] | dict(grid=grid))
+    dims = case.x.dim() - 2
+    s, z = per_sample(case.s_x, dims), per_sample(case.z_x, dims)
+    codes = torch.clamp(torch.round(case.x / s) + z, *grid).to(torch.int8 if grid[0] < 0 else torch.uint8)
+    y = case.run()
+    assert_same(case.run(codes), y)
+    scale, zero = (y.abs().max() / 100).reshape(()), torch.tensor(grid[0] + 120, dtype=torch.int32)
+    for relu in (False, True):
+        value = y.relu() if relu else y
+        expected = torch.clamp(torch.round(value / scale) + zero, *grid).to(codes.dtype)
+        for x in (case.x, codes):
+            for form in {torch.contiguous_format, FORMATS[dims]}:
+                out = ops.conv_int8_codes(*case.args(x.contiguous(memory_format=form)), relu, scale, zero, *grid)
+                assert torch.equal(out, expected)
+
+
+def test_codes_of_a_nan_sample_are_the_zero_point():
+    case = Case(22, n=2, c=4, o=5)
+    case.x[1, 0, 0, 0] = float("nan")
+    out = ops.conv_int8_codes(*case.args(), False, torch.tensor(0.1), torch.tensor(7), 0, 255)
+    assert (out[1] == 7).all() and (out[0] != 7).any()
+    opcheck(ops.conv_int8_codes, (*case.args(), True, torch.tensor(0.1), torch.tensor(7), 0, 255))
+
+
+def test_codes_errors_are_named():
+    case = Case(23, c=4, o=5)
+    with pytest.raises(TypeError, match="conv_int8: input must be .* or Byte codes for the range"):
+        case.run(torch.zeros(1, 4, 5, 5, dtype=torch.int8))
+    for message, values in {
+        "output_scale must have 1 element": (torch.ones(2), torch.tensor(0), 0, 255),
+        "output_scale must be finite and > 0": (torch.zeros(()), torch.tensor(0), 0, 255),
+        "output_zero_point must be an integer in": (torch.ones(()), torch.tensor(300), 0, 255),
+        "output_quant_min and output_quant_max must be": (torch.ones(()), torch.tensor(0), 0, 256),
+    }.items():
+        with pytest.raises(ValueError, match="conv_int8_codes: " + message):
+            ops.conv_int8_codes(*case.args(), False, *values)
+
+
 ERRORS = {
     "input must have 4 dimensions": dict(input=torch.zeros(3, 5, 5)),
     "input must be float32, bfloat16 or float16, got Double": dict(input=torch.zeros(1, 4, 5, 5, dtype=torch.float64)),

@@ -265,6 +265,29 @@ def test_opcheck_compile_and_script():
     assert torch.equal(y.detach(), layer.run().detach()) and layer.w.grad is not None
 
 
+@pytest.mark.parametrize("samples", [False, True])
+def test_learned_scales_get_the_gradients_of_the_learned_fake_quantize(samples):
+    layer = Layer(14, n=3, samples=samples)
+    dims = layer.x.dim()
+    shape = [-1] + [1] * (dims - 1)
+    s_x = (layer.s_x.reshape(shape) if samples else layer.s_x.reshape(())).requires_grad_()
+    z_x = (layer.z_x.float() + 0.3).reshape(s_x.shape).requires_grad_()
+    s_w = layer.s_w.reshape(shape).requires_grad_()
+    grad = torch.randn(layer.run().shape)
+    ops.qat_conv_int8(
+        layer.x, layer.w, layer.bias, s_x, z_x, s_w, *layer.grid, *layer.weight_grid, *layer.geometry, True, True, 0.5, 0.25, "float32"
+    ).backward(grad)
+    got = [layer.x.grad, layer.w.grad, s_x.grad, z_x.grad, s_w.grad]
+    leaves = [t.detach().clone().requires_grad_() for t in (layer.x, layer.w, s_x, z_x, s_w)]
+    x, w, s, z, sw = leaves
+    blocks = [1] + [-1] * (dims - 1)
+    xq = ops.fake_quantize_learned(x, s, z, blocks if samples else [], *layer.grid, 0.5)
+    wq = ops.fake_quantize_learned(w, sw, None, blocks, *layer.weight_grid, 0.25)
+    torch.nn.functional.conv2d(xq, wq, layer.bias.detach(), *layer.geometry).backward(grad)
+    for a, b in zip(got, leaves):
+        assert a.shape == b.grad.shape and relative(a, b.grad.double()) < 1e-5
+
+
 def test_empty_batch():
     layer = Layer(12)
     layer.x = layer.x.detach()[:0].requires_grad_()

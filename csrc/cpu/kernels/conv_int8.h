@@ -12,13 +12,21 @@
 namespace torchqat::cpu::conv {
 
 // One sample of input, dense: [depth, height, width, channel] or [channel, depth, height, width]. Exactly one of values
-// and codes is given. Signed grids are shifted by +128 in storage: `shift` is 0 or 128, codes hold shifted values.
+// and codes is given. Signed grids are shifted by +128 in storage: `shift` is 0 or 128, codes hold shifted values, or
+// two's complement if `flip`.
 struct Source {
   const float* values = nullptr;
   const uint8_t* codes = nullptr;
   bool channels_last = true;
   float scale = 1, zero_point = 0, quant_min = 0, quant_max = 255;
   int shift = 0;
+  bool flip = false;
+};
+
+// The grid of a next layer: out codes are clamp(rint(y / scale) + zero_point), of max(y, 0) if relu.
+struct OutputGrid {
+  bool relu = false;
+  float scale = 1, zero_point = 0, quant_min = 0, quant_max = 255;
 };
 
 struct Task {
@@ -32,6 +40,8 @@ struct Task {
   bool per_channel = false;
   const float* bias = nullptr;  // [out channels] or null
   float* out = nullptr;         // one sample, dense, channels_last or not
+  uint8_t* out_codes = nullptr; // instead of out: codes of grid, two's complement where it goes below zero
+  OutputGrid grid;
   bool channels_last = true;
 };
 

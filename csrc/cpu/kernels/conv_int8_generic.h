@@ -1,6 +1,7 @@
 // The convolution of one sample over Vec lanes; each ISA file gives it the inner kernels below and includes it last:
 //   gemm_begin(), gemm_end()
 //   gemm(a, row_stride, rows, runs, run_count, panel, columns, init, sums)     sums int32 [rows rounded up to 16][64]
+//   depthwise(plan, a, weight, channel, columns, rows, init, sums)             from conv_depthwise_{plain,vnni}.h
 #pragma once
 #include <algorithm>
 #include <cstring>
@@ -48,27 +49,6 @@ inline Constants make_constants(const Plan& plan, const Task& task, uint8_t* scr
   return c;
 }
 
-// Depthwise: sums[r][lane] = init + sum over taps of code * weight, for channels [channel, channel + columns).
-inline void depthwise_rows(const Plan& plan, const uint8_t* a, const int8_t* weight, int64_t channel, int64_t columns,
-                           int64_t rows, const int32_t* init, int32_t* sums) {
-  const int64_t channels = plan.weight.groups, taps = static_cast<int64_t>(plan.taps.size());
-  for (int64_t r = 0; r < rows; ++r) {
-    int32_t acc[kPanel];
-    std::memcpy(acc, init, sizeof acc);
-    const uint8_t* pixel = a + r * plan.row_stride + channel;
-    for (int64_t t = 0; t < taps; ++t) {
-      const uint8_t* q = pixel + plan.taps[static_cast<size_t>(t)];
-      const int8_t* w = weight + t * channels + channel;
-      if (columns == kPanel) {
-        for (int64_t i = 0; i < kPanel; ++i) acc[i] += static_cast<int32_t>(q[i]) * w[i];
-      } else {
-        for (int64_t i = 0; i < columns; ++i) acc[i] += static_cast<int32_t>(q[i]) * w[i];
-      }
-    }
-    std::memcpy(sums + r * kPanel, acc, sizeof acc);
-  }
-}
-
 // Sums of a strip and where its pixels go.
 struct Block {
   const int32_t* sums;
@@ -78,15 +58,20 @@ struct Block {
   const float* bias;
   int64_t columns;
   int64_t channel;  // first output channel
+
+  TORCHQAT_INLINE Vec value(int64_t row, int64_t i) const {
+    const Vec sum = summed ? Vec::load(values + row * kPanel + i) : Vec::load_s32(sums + row * kPanel + i);
+    return numerics::scaled_sum(sum, Vec::load(scale + i), Vec::load(bias + i));
+  }
 };
 
+// Rows [row, row + count) of a block to output pixels [pixel, pixel + count).
 inline void finish_run(const Plan& plan, const Task& task, const Block& b, int64_t row, int64_t count, int64_t pixel) {
   const int64_t channels = plan.weight.out_channels();
   for (int64_t r = row; r < row + count; ++r) {
     float* to = task.channels_last ? task.out + (pixel + r - row) * channels + b.channel : b.values + r * kPanel;
     for (int64_t i = 0; i < b.columns; i += Vec::size) {
-      const Vec sum = b.summed ? Vec::load(b.values + r * kPanel + i) : Vec::load_s32(b.sums + r * kPanel + i);
-      const Vec y = numerics::scaled_sum(sum, Vec::load(b.scale + i), Vec::load(b.bias + i));
+      const Vec y = b.value(r, i);
       const int64_t left = b.columns - i;
       if (left >= Vec::size) {
         y.store(to + i);
@@ -101,17 +86,52 @@ inline void finish_run(const Plan& plan, const Task& task, const Block& b, int64
   }
 }
 
+// The same as codes of the next layer.
+inline void finish_codes(const Plan& plan, const Task& task, const Block& b, int64_t row, int64_t count, int64_t pixel) {
+  const int64_t channels = plan.weight.out_channels();
+  const OutputGrid& g = task.grid;
+  const Vec scale(g.scale), reciprocal(numerics::quotient_reciprocal(g.scale)), zero(g.zero_point), low(g.quant_min), high(g.quant_max);
+  const bool is_signed = g.quant_min < 0;
+  alignas(64) uint8_t staged[(kStrip + 16) * kPanel];
+  for (int64_t r = row; r < row + count; ++r) {
+    uint8_t* to = staged + (r - row) * kPanel;
+    for (int64_t i = 0; i < b.columns; i += Vec::size) {
+      const Vec value = b.value(r, i), y = g.relu ? numerics::lane_max(Vec(0.0f), value) : value;
+      const Vec level = numerics::rounded_quotient(y, scale, reciprocal) + zero;
+      const Vec code = numerics::storable_code(numerics::clamp_level(level, low, high), zero);
+      if (is_signed) {
+        code.store_s8(reinterpret_cast<int8_t*>(to + i));
+      } else {
+        code.store_u8(to + i);
+      }
+    }
+    if (task.channels_last) std::memcpy(task.out_codes + (pixel + r - row) * channels + b.channel, to, static_cast<size_t>(b.columns));
+  }
+  if (task.channels_last) return;
+  uint8_t square[256];
+  for (int64_t i = 0; i < b.columns; i += 16) {
+    for (int64_t r = 0; r < count; r += 16) {
+      numerics::transpose_bytes(staged + r * kPanel + i, kPanel, square);
+      for (int64_t j = 0; j < std::min<int64_t>(16, b.columns - i); ++j) {
+        std::memcpy(task.out_codes + (b.channel + i + j) * plan.out_pixels() + pixel + r, square + 16 * j,
+                    static_cast<size_t>(std::min<int64_t>(16, count - r)));
+      }
+    }
+  }
+}
+
 // Position `start` of line `line` of slice `slice` (output depth); in a gathering walk both are 0.
 inline void finish(const Plan& plan, const Task& task, const Block& b, int64_t slice, int64_t line, int64_t start, int64_t rows) {
+  const auto run = task.out_codes != nullptr ? &finish_codes : &finish_run;
   if (plan.walk != Walk::flat) {
-    finish_run(plan, task, b, 0, rows, (slice * plan.out[1] + line) * plan.out[2] + start);
+    run(plan, task, b, 0, rows, (slice * plan.out[1] + line) * plan.out[2] + start);
     return;
   }
   for (int64_t r = 0; r < rows;) {
     const int64_t y = (start + r) / plan.padded[2], x = (start + r) % plan.padded[2];
     const int64_t to_row_end = std::min(rows - r, plan.padded[2] - x);
     if (x < plan.out[2]) {
-      finish_run(plan, task, b, r, std::min(to_row_end, plan.out[2] - x), (slice * plan.out[1] + y) * plan.out[2] + x);
+      run(plan, task, b, r, std::min(to_row_end, plan.out[2] - x), (slice * plan.out[1] + y) * plan.out[2] + x);
     }
     r += to_row_end;
   }
@@ -171,7 +191,7 @@ void strips(const Plan& plan, const Task& task, int64_t begin, int64_t end, uint
         const bool summed = w.chunks > 1 || limbs > 1;
         const Block block{sums, values, summed, constants.scale + at * kPanel, constants.bias + at * kPanel, columns, first};
         if (w.depthwise()) {
-          depthwise_rows(plan, rows_of[0], packed_depthwise(w, task.packed), first, columns, rows, init, sums);
+          depthwise(plan, rows_of[0], packed_depthwise(w, task.packed), first, columns, rows, init, sums);
         } else if (!summed) {
           gemm(rows_of[0], plan.row_stride, rows, plan.runs.data(), run_count, codes, columns, init, sums);
         } else if (limbs > 1) {

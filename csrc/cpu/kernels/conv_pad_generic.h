@@ -81,7 +81,11 @@ void mask_values(float* values, int64_t n, const uint8_t* mask) {
 
 inline uint32_t load_run(const Source& s, int64_t at, int64_t n, uint8_t* to, bool roomy) {
   if (s.values != nullptr) return quantize_run(s, s.values + at, n, to, roomy);
-  std::memcpy(to, s.codes + at, static_cast<size_t>(n));
+  if (!s.flip) {
+    std::memcpy(to, s.codes + at, static_cast<size_t>(n));
+  } else {
+    for (int64_t i = 0; i < n; ++i) to[i] = s.codes[at + i] ^ 0x80;
+  }
   return 0;
 }
 

@@ -20,4 +20,15 @@ TORCHQAT_API at::Tensor conv_int8(const at::Tensor& input, const at::Tensor& pac
                                   at::IntArrayRef kernel_size, at::IntArrayRef stride, at::IntArrayRef padding,
                                   at::IntArrayRef dilation, int64_t groups);
 
+// The same convolution with codes for a next layer as its result, clamp(rint(y / output_scale) + output_zero_point) of y, or
+// of max(y, 0): uint8 for a range from 0 up, int8 for one that goes below. A NaN becomes the zero point. Both ops also take
+// codes as input.
+TORCHQAT_API at::Tensor conv_int8_codes(const at::Tensor& input, const at::Tensor& packed_weight, const at::Tensor& weight_scale,
+                                        const std::optional<at::Tensor>& bias, const at::Tensor& input_scale,
+                                        const at::Tensor& input_zero_point, int64_t quant_min, int64_t quant_max,
+                                        at::IntArrayRef kernel_size, at::IntArrayRef stride, at::IntArrayRef padding,
+                                        at::IntArrayRef dilation, int64_t groups, bool relu, const at::Tensor& output_scale,
+                                        const at::Tensor& output_zero_point, int64_t output_quant_min,
+                                        int64_t output_quant_max);
+
 }  // namespace torchqat

@@ -12,8 +12,8 @@ import torch
 # suite -> its parts, run in this order.
 SUITES: dict[str, list[str]] = {
     "fake_quant": ["fake_quant"],
-    "inference": ["inference", "inference_grouped", "inference_nets"],
-    "train_step": ["train_step", "train_nets"],
+    "inference": ["inference", "conv_inference", "inference_grouped", "inference_nets"],
+    "train_step": ["train_step", "conv_train_step", "train_nets"],
 }
 
 

@@ -122,8 +122,35 @@ set(TORCHQAT_TORCH_SOURCES
   csrc/ops/quantize.cpp
 )
 
-set(TORCHQAT_CUDA_SOURCES
+# nvcc; no torch.
+set(TORCHQAT_CUDA_KERNEL_SOURCES
+  csrc/cuda/kernels/affine.cu
+  csrc/cuda/kernels/conv_int8.cu
+  csrc/cuda/kernels/float_grid.cu
+  csrc/cuda/kernels/int8_gemm.cu
+  csrc/cuda/kernels/int8_rows.cu
+  csrc/cuda/kernels/learned.cu
+  csrc/cuda/kernels/linear_grouped.cu
+  csrc/cuda/kernels/packing.cu
+  csrc/cuda/kernels/range.cu
 )
+list(TRANSFORM TORCHQAT_CUDA_KERNEL_SOURCES PREPEND ${PROJECT_SOURCE_DIR}/)
+
+# The host compiler; torch and the CUDA runtime's headers.
+set(TORCHQAT_CUDA_TORCH_SOURCES
+  csrc/cuda/conv_int8.cpp
+  csrc/cuda/fake_quantize.cpp
+  csrc/cuda/float_grid.cpp
+  csrc/cuda/int8_gemm.cpp
+  csrc/cuda/learned.cpp
+  csrc/cuda/linear_grouped.cpp
+  csrc/cuda/linear_int8.cpp
+  csrc/cuda/packing.cpp
+  csrc/cuda/qat_linear_int8.cpp
+  csrc/cuda/qparams.cpp
+  csrc/cuda/quantize.cpp
+)
+list(TRANSFORM TORCHQAT_CUDA_TORCH_SOURCES PREPEND ${PROJECT_SOURCE_DIR}/)
 
 set(TORCHQAT_PUBLIC_HEADERS
   csrc/include/torchqat/conv_int8.h

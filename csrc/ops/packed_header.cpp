@@ -28,14 +28,21 @@ const char* format_name(uint32_t format) {
 
 }  // namespace
 
-at::Tensor make_packed(PackedFormat format, uint32_t version, const PackedSizes& sizes, int64_t payload) {
-  at::Tensor packed = at::empty({kPackedHeaderBytes + payload}, at::kByte);
+PackedHeaderWords packed_header_words(PackedFormat format, uint32_t version, const PackedSizes& sizes) {
   Header header{};
   std::memcpy(header.magic, kMagic, sizeof(kMagic));
   header.format = static_cast<uint32_t>(format);
   header.version = version;
   header.sizes = sizes;
-  std::memcpy(packed.mutable_data_ptr<uint8_t>(), &header, sizeof(header));
+  PackedHeaderWords words;
+  std::memcpy(words.data(), &header, sizeof(header));
+  return words;
+}
+
+at::Tensor make_packed(PackedFormat format, uint32_t version, const PackedSizes& sizes, int64_t payload) {
+  at::Tensor packed = at::empty({kPackedHeaderBytes + payload}, at::kByte);
+  const PackedHeaderWords header = packed_header_words(format, version, sizes);
+  std::memcpy(packed.mutable_data_ptr<uint8_t>(), header.data(), sizeof(header));
   return packed;
 }
 

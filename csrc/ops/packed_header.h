@@ -18,6 +18,10 @@ constexpr int64_t kPackedHeaderBytes = 64;
 // A 1-D uint8 CPU tensor of the header and `payload` bytes after it, which are not initialised.
 at::Tensor make_packed(PackedFormat format, uint32_t version, const PackedSizes& sizes, int64_t payload);
 
+// The header itself, for devices on which it is compared and never read.
+using PackedHeaderWords = std::array<uint32_t, kPackedHeaderBytes / 4>;
+PackedHeaderWords packed_header_words(PackedFormat format, uint32_t version, const PackedSizes& sizes);
+
 // The sizes of a packed weight, after checking type, magic, format and version (at most `version`). The caller checks
 // that the payload has the size it expects.
 PackedSizes read_packed(const char* op, const char* argument, const at::Tensor& packed, PackedFormat format,

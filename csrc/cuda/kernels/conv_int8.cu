@@ -1,0 +1,212 @@
+// Padding, depthwise and implicit-GEMM kernels of the integer convolution.
+#include "cuda/kernels/conv_int8.h"
+
+#include "cuda/kernels/int8_tile.cuh"
+#include "cuda/kernels/lane.cuh"
+#include "numerics/affine.h"
+#include "numerics/scaled_sum.h"
+
+namespace torchqat::cuda {
+namespace {
+
+constexpr int threads = 256;
+constexpr float quiet = std::numeric_limits<float>::quiet_NaN();
+
+__device__ bool positive(float s) { return s > 0.0f && s <= std::numeric_limits<float>::max(); }
+
+// A thread per sample, and per offset of K.
+__global__ void __launch_bounds__(threads) conv_prepare_kernel(const __grid_constant__ Conv c) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * threads + threadIdx.x;
+  if (i < c.samples) {
+    bool valid = true;
+    for (int w = 0; w < 16; ++w) valid &= reinterpret_cast<const uint32_t*>(c.packed)[w] == c.header.words[w];
+    const float s = c.input_scale[i * c.scale_stride], z = c.input_zero_point[i * c.zero_point_stride];
+    const float low = static_cast<float>(c.quant_min), high = static_cast<float>(c.quant_max);
+    valid &= positive(s) && numerics::in_range(z, low, high) && numerics::round_even(z) == z;
+    c.sample_scale[i] = valid ? s : quiet;
+    c.sample_zero_point[i] = valid ? static_cast<int32_t>(z) + c.shift : 0;
+  }
+  if (i < c.k_pad && !c.depthwise) {
+    const int64_t run = i / c.run_pad, within = i % c.run_pad, row_len = c.kernel[2] * c.plane_in;
+    const int64_t row = c.patch ? within / row_len : run, x = within % row_len;
+    const int64_t kz = row / c.kernel[1], ky = row % c.kernel[1], kx = x / c.plane_in;
+    const int64_t pixel = (kz * c.dilation[0] * c.padded[1] + ky * c.dilation[1]) * c.padded[2] + kx * c.dilation[2];
+    // Beyond the run the weights are zero: any code will do.
+    c.tap_offset[i] = within < c.run_len ? pixel * c.plane_in + x % c.plane_in : 0;
+  }
+}
+
+// A thread takes one padded code; channels are fastest.
+template <typename T>
+__global__ void __launch_bounds__(threads) conv_pad_kernel(const __grid_constant__ Conv c) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * threads + threadIdx.x;
+  if (i >= c.samples * c.sample_bytes) return;
+  const int64_t sample = i / c.sample_bytes, in_sample = i % c.sample_bytes, plane = in_sample / c.plane_bytes;
+  int64_t rest = in_sample % c.plane_bytes;
+  const int64_t channel = plane * c.plane_in + rest % c.plane_in;
+  rest /= c.plane_in;
+  const int64_t x = rest % c.padded[2] - c.padding[2];
+  rest /= c.padded[2];
+  const int64_t y = rest % c.padded[1] - c.padding[1], z = rest / c.padded[1] - c.padding[0];
+  const int32_t zero_point = c.sample_zero_point[sample];
+  uint8_t code = static_cast<uint8_t>(zero_point);
+  const bool inside = x >= 0 && x < c.in[2] && y >= 0 && y < c.in[1] && z >= 0 && z < c.in[0] && channel < c.channels;
+  if (inside) {
+    const int64_t pixels = c.in[0] * c.in[1] * c.in[2], pixel = (z * c.in[1] + y) * c.in[2] + x;
+    const int64_t at = c.channels_last ? (sample * pixels + pixel) * c.channels + channel : (sample * c.channels + channel) * pixels + pixel;
+    const float value = widen<float>(static_cast<const T*>(c.input)[at]);
+    const float shift = static_cast<float>(c.shift), stored = static_cast<float>(zero_point);
+    const float scale = c.input_scale[sample * c.scale_stride];
+    const float q = numerics::affine_code(value, scale, stored, static_cast<float>(c.quant_min) + shift,
+                                          static_cast<float>(c.quant_max) + shift);
+    code = narrow<uint8_t>(numerics::storable_code(q, stored));
+    // Whichever thread writes it, it is the same NaN.
+    if (numerics::is_nan(value)) c.sample_scale[sample] = quiet;
+  }
+  c.codes[i] = code;
+}
+
+struct Pixel {
+  int64_t sample, number;  // of the sample's output pixels
+  int64_t code;            // of the first tap, from the plane's start
+};
+
+__device__ __forceinline__ Pixel pixel_at(const Conv& c, int64_t row) {
+  const int64_t pixels = c.out[0] * c.out[1] * c.out[2];
+  const int64_t sample = row / pixels, number = row % pixels;
+  const int64_t z = number / (c.out[1] * c.out[2]), y = number / c.out[2] % c.out[1], x = number % c.out[2];
+  return {sample, number,
+          ((z * c.stride[0] * c.padded[1] + y * c.stride[1]) * c.padded[2] + x * c.stride[2]) * c.plane_in};
+}
+
+template <typename T>
+__device__ __forceinline__ void store_value(const Conv& c, float sum, int64_t sample, int64_t pixel, int64_t channel) {
+  const float weight = c.weight_scale[channel * c.weight_stride];
+  const float scale = numerics::product_scale(c.sample_scale[sample], positive(weight) ? weight : quiet);
+  const float y = numerics::scaled_sum(sum, scale, c.bias != nullptr ? c.bias[channel] : 0.0f);
+  const int64_t pixels = c.out[0] * c.out[1] * c.out[2];
+  const int64_t at = c.channels_last ? (sample * pixels + pixel) * c.out_channels + channel
+                                     : (sample * c.out_channels + channel) * pixels + pixel;
+  static_cast<T*>(c.output)[at] = narrow<T>(y);
+}
+
+__device__ __forceinline__ float exact_sum(int32_t acc, int32_t zero_point, int32_t weights) {
+  return static_cast<float>(static_cast<int32_t>(static_cast<uint32_t>(acc) -
+                                                 static_cast<uint32_t>(zero_point) * static_cast<uint32_t>(weights)));
+}
+
+template <typename T>
+__global__ void __launch_bounds__(threads) conv_depthwise_kernel(const __grid_constant__ Conv c) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * threads + threadIdx.x;
+  const int64_t row = i / c.out_channels, channel = i % c.out_channels;
+  if (row >= c.samples * c.out[0] * c.out[1] * c.out[2]) return;
+  const Pixel p = pixel_at(c, row);
+  const uint8_t* from = c.codes + p.sample * c.sample_bytes + p.code + channel;
+  int32_t acc = 0;
+  int64_t tap = 0;
+  for (int64_t z = 0; z < c.kernel[0]; ++z) {
+    for (int64_t y = 0; y < c.kernel[1]; ++y) {
+      for (int64_t x = 0; x < c.kernel[2]; ++x, ++tap) {
+        const int64_t at = (z * c.dilation[0] * c.padded[1] + y * c.dilation[1]) * c.padded[2] + x * c.dilation[2];
+        acc += static_cast<int32_t>(from[at * c.plane_in]) * c.depthwise_codes[tap * c.channels + channel];
+      }
+    }
+  }
+  const int32_t weights = c.sums[channel];
+  store_value<T>(c, exact_sum(acc, c.sample_zero_point[p.sample], weights), p.sample, p.number, channel);
+}
+
+// Rows are output pixels of all samples; where a row's codes begin is worked out once per block.
+template <bool sixteen>
+struct PixelRows {
+  const uint8_t* codes;
+  const int64_t* first;       // shared, one per row of the block
+  const int64_t* tap_offset;
+  __device__ __forceinline__ void copy(uint8_t* shared, int row, int64_t k) const {
+    const uint8_t* from = codes + first[row];
+    if constexpr (sixteen) {  // channels in whole sixteens: sixteen codes of K lie together, aligned
+      copy_async(shared, from + tap_offset[k]);
+    } else {
+      uint4 words;
+      uint8_t bytes[16];
+#pragma unroll
+      for (int i = 0; i < 16; ++i) bytes[i] = from[tap_offset[k + i]];
+      memcpy(&words, bytes, sizeof words);
+      *reinterpret_cast<uint4*>(shared) = words;
+    }
+  }
+};
+
+template <typename T>
+struct PixelSink {
+  const Conv& c;
+  int64_t first_row, plane, panel;
+  __device__ __forceinline__ bool uses(int row) const { return first_row + row < c.samples * c.out[0] * c.out[1] * c.out[2]; }
+  __device__ __forceinline__ int64_t in_plane(int column) const { return panel * kPanelColumns + column; }
+  __device__ __forceinline__ bool uses_column(int column) const {
+    return in_plane(column) < c.plane_out && plane * c.plane_out + in_plane(column) < c.out_channels;
+  }
+  __device__ __forceinline__ float exact(int32_t acc, int64_t chunk, int row, int column) const {
+    const int64_t p = plane * c.panels + panel + column / kPanelColumns;
+    const int32_t weights = c.sums[(p * c.chunks + chunk) * kPanelColumns + column % kPanelColumns];
+    return exact_sum(acc, c.sample_zero_point[pixel_at(c, first_row + row).sample], weights);
+  }
+  __device__ __forceinline__ void store(float sum, int row, int column) const {
+    const Pixel p = pixel_at(c, first_row + row);
+    store_value<T>(c, sum, p.sample, p.number, plane * c.plane_out + in_plane(column));
+  }
+};
+
+template <typename Tile, bool segmented, bool sixteen, typename T>
+__global__ void __launch_bounds__(Tile::threads) conv_gemm_kernel(const __grid_constant__ Conv c, int64_t row_blocks) {
+  __shared__ Stage<Tile> stages[2];
+  __shared__ int64_t first[Tile::bm];
+  const int64_t panel_blocks = ceil_div<int64_t>(c.panels, Tile::panels);
+  const int64_t row = static_cast<int64_t>(blockIdx.x) % row_blocks * Tile::bm, rest = static_cast<int64_t>(blockIdx.x) / row_blocks;
+  const int64_t panel = rest % panel_blocks * Tile::panels, plane = rest / panel_blocks;
+  const int64_t rows = c.samples * c.out[0] * c.out[1] * c.out[2];
+  for (int r = static_cast<int>(threadIdx.x); r < Tile::bm; r += Tile::threads) {
+    const Pixel p = pixel_at(c, row + r < rows ? row + r : rows - 1);
+    first[r] = p.sample * c.sample_bytes + plane * c.plane_bytes + p.code;
+  }
+  __syncthreads();
+  multiply_block<Tile, segmented>(stages, PixelRows<sixteen>{c.codes, first, c.tap_offset},
+                                  c.panel_codes + plane * c.panels * c.k_pad * kPanelColumns, c.panels, c.k_pad, panel,
+                                  PixelSink<T>{c, row, plane, panel});
+}
+
+template <typename Tile, typename T>
+void launch_gemm(const Conv& c, int64_t rows, Stream stream) {
+  const int64_t row_blocks = ceil_div<int64_t>(rows, Tile::bm), panel_blocks = ceil_div<int64_t>(c.panels, Tile::panels);
+  const bool sixteen = c.plane_in % 16 == 0;
+  const auto kernel = c.chunks > 1 ? (sixteen ? conv_gemm_kernel<Tile, true, true, T> : conv_gemm_kernel<Tile, true, false, T>)
+                                   : (sixteen ? conv_gemm_kernel<Tile, false, true, T> : conv_gemm_kernel<Tile, false, false, T>);
+  launch(kernel, blocks_for(row_blocks * panel_blocks * c.planes, 1), dim3(Tile::threads), stream, c, row_blocks);
+}
+
+template <typename T>
+void launch_conv(const Conv& c, Stream stream) {
+  const int64_t rows = c.samples * c.out[0] * c.out[1] * c.out[2];
+  launch(conv_prepare_kernel, blocks_for(c.samples > c.k_pad ? c.samples : c.k_pad, threads), dim3(threads), stream, c);
+  launch(conv_pad_kernel<T>, blocks_for(c.samples * c.sample_bytes, threads), dim3(threads), stream, c);
+  if (c.depthwise) {
+    launch(conv_depthwise_kernel<T>, blocks_for(rows * c.out_channels, threads), dim3(threads), stream, c);
+  } else if (c.panels >= 2 && ceil_div<int64_t>(rows, 128) * ceil_div<int64_t>(c.panels, 2) * c.planes >= 64) {
+    launch_gemm<Tiling<128, 128, 64, 32>, T>(c, rows, stream);
+  } else {
+    launch_gemm<Tiling<64, 64, 32, 32>, T>(c, rows, stream);
+  }
+}
+
+}  // namespace
+
+void conv_int8(const Conv& c, Stream stream) {
+  if (c.samples == 0 || c.out_channels == 0 || c.out[0] * c.out[1] * c.out[2] == 0) return;
+  switch (c.type) {
+    case Float::bf16: return launch_conv<Bf16>(c, stream);
+    case Float::f16: return launch_conv<Half>(c, stream);
+    default: return launch_conv<float>(c, stream);
+  }
+}
+
+}  // namespace torchqat::cuda

@@ -6,7 +6,7 @@ import time
 import torch
 import torch.nn.functional as F
 
-from torchqat.bench.harness import Report, at_least
+from torchqat.bench.harness import Report, at_least, num_threads
 
 FP32 = "fp32 eager"
 INT4 = "torchqat int4 g32, int8 activations"
@@ -44,15 +44,16 @@ class AtenInt4:
         return torch.ops.aten._weight_int4pack_mm_for_cpu(x, self.packed, GROUP, self.scales)
 
 
-def read_bandwidth(megabytes: int = 512) -> float:
-    """Bytes per second of one thread reading memory it has not read lately (torch's sum, best of five)."""
-    data = torch.ones(megabytes << 18)
+def read_bandwidth(size: int) -> float:
+    """Bytes per second at which one thread reads `size` bytes over and over (torch's sum, best of seven)."""
+    data = torch.ones(size // 4)
     best = float("inf")
-    for _ in range(5):
-        begin = time.perf_counter()
-        data.sum()
-        best = min(best, time.perf_counter() - begin)
-    return data.numel() * 4 / best
+    with num_threads(1):
+        for _ in range(7):
+            begin = time.thread_time()
+            data.sum()
+            best = min(best, time.thread_time() - begin)
+    return size / best
 
 
 def _in_turn(layers, call):
@@ -83,7 +84,7 @@ def _square(report: Report, quick: bool) -> None:
             f"Linear {size}x{size}, {copies} weights in turn, {rows} rows", calls, baseline=FP32, targets=targets
         )
         if rows == 1 and 1 in result:
-            roof = read_bandwidth()
+            roof = read_bandwidth(copies * weights[0].bytes)
             reached = weights[0].bytes / result[1][INT4]
             report.note(f"{INT4}: {reached / 1e9:.1f} GB/s, {reached / roof:.0%} of {roof / 1e9:.1f} GB/s read by torch.sum")
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import torchqat
-from torchqat import QConfig
+from torchqat import QConfig, QuantSpec
 from torchqat.nn import qat
 
 INT4 = QConfig.int4_weight_only()
@@ -121,6 +121,12 @@ def test_other_errors():
         torchqat.prepare_qat(nn.Sequential(nn.ReLU()))
     with pytest.raises(ValueError, match="already prepared"):
         torchqat.prepare_qat(torchqat.prepare_qat(nn.Linear(2, 2)))
+
+
+def test_schemes_that_do_not_fit_a_layer_name_it():
+    groups = QuantSpec("uint8", "group:4", symmetric=False, observer="dynamic")
+    with pytest.raises(ValueError, match="module '0': nn.qat.Conv2d: activation granularity must be tensor or token, got 'group:4'"):
+        torchqat.prepare_qat(nn.Sequential(nn.Conv2d(4, 4, 1)), QConfig(QuantSpec(), groups))
 
 
 def test_a_failed_inplace_prepare_leaves_the_model_alone():

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from torchqat.config import QConfig
+from torchqat.config import BLOCK_FORMATS, QConfig
 from torchqat.nn.qat._layer import QatLayer
 
 
@@ -21,6 +21,9 @@ class _Conv(QatLayer):
         return qconfig.weight.parsed_granularity.kind in ("tensor", "channel")
 
     def configure(self, qconfig: QConfig) -> None:
+        activation = qconfig.activation
+        if activation is not None and activation.dtype not in BLOCK_FORMATS and activation.parsed_granularity.kind == "group":
+            raise ValueError(f"nn.qat.{type(self).__name__}: activation granularity must be tensor or token, got {activation.granularity!r}")
         super().configure(qconfig)
         conv_geometry(self)
 

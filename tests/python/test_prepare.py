@@ -129,6 +129,13 @@ def test_schemes_that_do_not_fit_a_layer_name_it():
         torchqat.prepare_qat(nn.Sequential(nn.Conv2d(4, 4, 1)), QConfig(QuantSpec(), groups))
 
 
+def test_embeddings_that_change_as_they_are_read_are_refused():
+    model = nn.Sequential(nn.Embedding(4, 4, max_norm=1.0), nn.Linear(4, 4))
+    with pytest.raises(ValueError, match="module '0': nn.qat.Embedding: max_norm"):
+        torchqat.prepare_qat(model)
+    assert set(qat_types(torchqat.prepare_qat(model, overrides={"0": None}))) == {"1"}
+
+
 def test_a_failed_inplace_prepare_leaves_the_model_alone():
     model = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
     with pytest.raises(ValueError):

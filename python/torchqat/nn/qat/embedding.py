@@ -26,6 +26,8 @@ class Embedding(QatLayer, nn.Embedding):
     def configure(self, qconfig: QConfig) -> None:
         if qconfig.weight is None:
             raise ValueError("nn.qat.Embedding: weight must be a QuantSpec")
+        if self.max_norm is not None:
+            raise ValueError("nn.qat.Embedding: max_norm, which changes rows as they are looked up, must be None; override with None")
         if qconfig.weight.is_float:
             raise ValueError(f"nn.qat.Embedding: weight dtype must be an integer format, got {qconfig.weight.dtype}")
         super().configure(QConfig(weight=qconfig.weight))
@@ -53,6 +55,8 @@ class EmbeddingBag(QatLayer, nn.EmbeddingBag):
     def configure(self, qconfig: QConfig) -> None:
         if qconfig.weight is None:
             raise ValueError("nn.qat.EmbeddingBag: weight must be a QuantSpec")
+        if self.max_norm is not None:
+            raise ValueError("nn.qat.EmbeddingBag: max_norm, which changes rows as they are looked up, must be None; override with None")
         if qconfig.weight.is_float:
             raise ValueError(f"nn.qat.EmbeddingBag: weight dtype must be an integer format, got {qconfig.weight.dtype}")
         super().configure(QConfig(weight=qconfig.weight))

@@ -11,6 +11,9 @@ set(TORCHQAT_KERNEL_SOURCES
   csrc/cpu/kernels/conv_int8_avx512.cpp
   csrc/cpu/kernels/conv_int8_scalar.cpp
   csrc/cpu/kernels/conv_plan.cpp
+  csrc/cpu/kernels/dynamic_avx2.cpp
+  csrc/cpu/kernels/dynamic_avx512.cpp
+  csrc/cpu/kernels/dynamic_scalar.cpp
   csrc/cpu/kernels/embedding_scalar.cpp
   csrc/cpu/kernels/float_grid_avx2.cpp
   csrc/cpu/kernels/float_grid_avx512.cpp

@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "cpu/block_view.h"
+#include "cpu/kernels/dynamic.h"
 #include "ops/fake_quantize.h"
 #include "ops/qparams.h"
 
@@ -78,6 +79,17 @@ at::Tensor fake_quantize_backward(const at::Tensor& grad, const at::Tensor& mask
   return dx.permute(back);
 }
 
+// Blocks of whole vectors that lie one after another: one kernel. Returns how many values were not finite.
+int64_t fused_vectors(const at::Tensor& x, const AffineArgs& a, bool symmetric) {
+  const int64_t width = a.blocks->block[0], count = (x.numel() + width - 1) / width;
+  const DynamicArgs args{a.in, a.out, a.mask, x.numel(), width, a.quant_min, a.quant_max, symmetric, a.stream};
+  const auto kernel =
+      select(&dynamic_scalar, &dynamic_avx2, &dynamic_avx512)->fake_quantize[static_cast<int>(float_type(x.scalar_type()))];
+  std::atomic<int64_t> bad{0};
+  at::parallel_for(0, count, std::max<int64_t>(1, grain / width), [&](int64_t begin, int64_t end) { bad += kernel(args, begin, end); });
+  return bad;
+}
+
 // Blocks that lie one after another in memory and are small: statistics and quantising while they are in the cache.
 // Returns how many values were not finite.
 template <typename S, typename QParams>
@@ -131,6 +143,7 @@ int64_t run_dynamic(const at::Tensor& x, const at::Tensor& y, const at::Tensor& 
   AffineArgs args{&blocks, x.const_data_ptr(), y.mutable_data_ptr(), mask.defined() ? mask.mutable_data_ptr<uint8_t>() : nullptr,
                   nullptr, nullptr, static_cast<int32_t>(quant_min), static_cast<int32_t>(quant_max), streams(y)};
   if (blocks.dims == 1 && blocks.stride[0] == 1 && blocks.block[0] <= 65536 && blocks.block[0] < blocks.numel) {
+    if (blocks.block[0] % 16 == 0) return fused_vectors(x, args, symmetric);
     if (x.scalar_type() == at::kDouble) return fused_dynamic<double>(x, args, symmetric, range_kernels().qparams_f64);
     return fused_dynamic<float>(x, args, symmetric, range_kernels().qparams_f32);
   }

@@ -77,10 +77,7 @@ def _torchao_int4() -> Callable | None:
 
 def _memory_modes(large: bool) -> Iterator[str]:
     """Label of each way to measure; the allocator is set accordingly while the label is out."""
-    if not large:
-        yield ""
-        return
-    yield ", fresh pages"
+    yield ", fresh pages" if large else ", default allocator"
     with kept_memory() as kept:
         if kept:
             yield ", allocator keeps its memory"

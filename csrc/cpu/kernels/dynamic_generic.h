@@ -1,0 +1,108 @@
+// The source of dynamic_{scalar,avx2,avx512}.cpp: ranges of a group of blocks, their scales in lanes, then the blocks.
+#pragma once
+#include <limits>
+
+#include "cpu/kernels/affine_generic.h"
+#include "cpu/kernels/dynamic.h"
+#include "numerics/bits.h"
+#include "numerics/qparams.h"
+
+namespace torchqat::cpu::inline TORCHQAT_ISA_NAMESPACE {
+
+// The range of what is finite in a block, widened to +-max|x| for symmetric scales; returns how many elements are not finite.
+template <bool symmetric, typename T, typename V, typename S>
+TORCHQAT_INLINE int64_t finite_range(const T* in, int64_t n, S* lo, S* hi) {
+  constexpr S inf = std::numeric_limits<S>::infinity(), largest = std::numeric_limits<S>::max();
+  V least(inf), most(-inf), magnitude(S(0));
+  const auto take = [&](V x) {
+    if constexpr (!symmetric) {
+      least = lane_min(x, least);
+      most = lane_max(x, most);
+    }
+    magnitude = bits_max(magnitude, lane_abs(x));
+  };
+  int64_t i = 0;
+  for (; i + V::size <= n; i += V::size) take(V::load(in + i));
+  if (i < n) {  // repeats of the last element change no range
+    T last[V::size];
+    for (int j = 0; j < V::size; ++j) last[j] = in[i + j < n ? i + j : n - 1];
+    take(V::load(last));
+  }
+  const S reach = reduce_bits_max(magnitude);
+  *lo = symmetric ? -reach : reduce_min(least);
+  *hi = symmetric ? reach : reduce_max(most);
+  if (reach <= largest) [[likely]] return 0;
+  // Something is not finite: again, one by one.
+  int64_t bad = 0;
+  *lo = inf;
+  *hi = -inf;
+  for (i = 0; i < n; ++i) {
+    T one[V::size];
+    for (int j = 0; j < V::size; ++j) one[j] = in[i];
+    const V x = V::load(one);
+    const S value = reduce_max(x);
+    if (numerics::mask_bits(in_range(x, V(-largest), V(largest))) == 0) {
+      ++bad;
+      continue;
+    }
+    *lo = numerics::lane_min(value, *lo);
+    *hi = numerics::lane_max(value, *hi);
+  }
+  return bad;
+}
+
+// fixed: the width where it is known here and every block is full, else 0.
+template <typename T, typename V, bool masked, bool stream, bool symmetric, int fixed>
+int64_t dynamic_blocks(const DynamicArgs& a, int64_t begin, int64_t end) {
+  using S = typename V::Scalar;
+  constexpr int group = 64;
+  const T* in = static_cast<const T*>(a.in);
+  T* out = static_cast<T*>(a.out);
+  const S quant_min = static_cast<S>(a.quant_min), quant_max = static_cast<S>(a.quant_max);
+  const Grid<V> grid{V(quant_min), V(quant_max)};
+  const int64_t width = fixed ? fixed : a.width, many = width >= 4096 ? 1 : 4096 / width, step = many < group ? many : group;
+  S lo[group], hi[group];  // then scale and zero point
+  int64_t bad = 0;
+  const auto length = [&](int64_t at) { return fixed ? fixed : a.numel - at < width ? a.numel - at : width; };
+  for (int64_t first = begin; first < end; first += step) {
+    const int64_t count = end - first < step ? end - first : step;
+    for (int64_t b = 0; b < count; ++b) {
+      const int64_t at = (first + b) * width;
+      bad += finite_range<symmetric, T, V>(in + at, length(at), lo + b, hi + b);
+    }
+    for (int64_t b = count; b % V::size != 0; ++b) lo[b] = hi[b] = S(0);
+    for (int64_t b = 0; b < count; b += V::size) {
+      const auto q = numerics::qparams<V>(V::load(lo + b), V::load(hi + b), quant_min, quant_max, symmetric);
+      q.scale.store(lo + b);
+      q.zero_point.store(hi + b);
+    }
+    for (int64_t b = 0; b < count; ++b) {
+      const int64_t at = (first + b) * width;
+      const Same<V> p{V(lo[b]), V(hi[b])};
+      run_chunks<FakeQuantize<T>, V, masked, stream>(in + at, out + at, masked ? a.mask + at / 8 : nullptr, length(at), p, grid);
+    }
+  }
+  return bad;
+}
+
+template <typename T, typename V, bool masked, bool stream>
+int64_t dynamic_width(const DynamicArgs& a, int64_t begin, int64_t end) {
+  if (!a.symmetric) return dynamic_blocks<T, V, masked, stream, false, 0>(a, begin, end);
+  if (a.width == 32 && a.numel % 32 == 0) return dynamic_blocks<T, V, masked, stream, true, 32>(a, begin, end);
+  return dynamic_blocks<T, V, masked, stream, true, 0>(a, begin, end);
+}
+
+template <typename T, typename V>
+int64_t dynamic(const DynamicArgs& a, int64_t begin, int64_t end) {
+  if (a.mask != nullptr) {
+    return a.stream ? dynamic_width<T, V, true, true>(a, begin, end) : dynamic_width<T, V, true, false>(a, begin, end);
+  }
+  return a.stream ? dynamic_width<T, V, false, true>(a, begin, end) : dynamic_width<T, V, false, false>(a, begin, end);
+}
+
+}  // namespace torchqat::cpu
+
+// Entries in the order of Float.
+#define TORCHQAT_DYNAMIC_KERNELS                                                                                      \
+  {{&dynamic<float, numerics::Vec>, &dynamic<Bf16, numerics::Vec>, &dynamic<Half, numerics::Vec>,                     \
+    &dynamic<double, numerics::Wide>}}

@@ -115,20 +115,19 @@ def _given_output(report: Report, numel: int, label: str, bound: float) -> None:
     ops = torch.ops.torchqat
     x, y = torch.randn(numel), torch.empty(numel)
     scale, zero_point = torch.tensor(0.02), torch.tensor(3, dtype=torch.int32)
-    low, high = torch.tensor(float("inf")), torch.tensor(float("-inf"))
-    bad = torch.zeros((), dtype=torch.int64)
     forward = "fake_quantize.out"
     calls = {
         COPY: lambda: y.copy_(x),
         forward: lambda: ops.fake_quantize.out(x, scale, zero_point, [], -128, 127, out=y),
     }
     targets = {forward: at_most(bound, COPY)}
-    if hasattr(ops, "observe_fake_quantize_"):
-        plain, fused = "fake_quantize, new output", "observe_fake_quantize_ (statistics in the same pass)"
+    if hasattr(ops, "fake_quantize_observed"):
+        plain, fused = "fake_quantize, new output", "fake_quantize_observed (statistics in the same pass)"
         calls[plain] = lambda: ops.fake_quantize(x, scale, zero_point, [], -128, 127)
-        calls[fused] = lambda: ops.observe_fake_quantize_(x, low, high, bad, [], 1.0, 0, 255, False)
+        calls[fused] = lambda: ops.fake_quantize_observed(x, scale, zero_point, [], -128, 127)
         targets[fused] = at_most(1.25, plain)
-    report.group(f"forward into a given output, {label}", calls, baseline=COPY, targets=targets)
+    with kept_memory():
+        report.group(f"forward into a given output, {label}, allocator keeps its memory", calls, baseline=COPY, targets=targets)
 
 
 def _granularities(report: Report, side: int, large: bool) -> None:

@@ -35,6 +35,7 @@ set(TORCHQAT_KERNEL_SOURCES
   csrc/cpu/kernels/grad_panels_avx2.cpp
   csrc/cpu/kernels/grad_panels_avx512.cpp
   csrc/cpu/kernels/grad_panels_scalar.cpp
+  csrc/cpu/kernels/histogram.cpp
   csrc/cpu/kernels/learned_avx2.cpp
   csrc/cpu/kernels/learned_avx512.cpp
   csrc/cpu/kernels/learned_scalar.cpp
@@ -56,6 +57,9 @@ set(TORCHQAT_KERNEL_SOURCES
   csrc/cpu/kernels/range_avx2.cpp
   csrc/cpu/kernels/range_avx512.cpp
   csrc/cpu/kernels/range_scalar.cpp
+  csrc/cpu/kernels/stochastic_avx2.cpp
+  csrc/cpu/kernels/stochastic_avx512.cpp
+  csrc/cpu/kernels/stochastic_scalar.cpp
 )
 
 set(TORCHQAT_TORCH_SOURCES
@@ -65,13 +69,16 @@ set(TORCHQAT_TORCH_SOURCES
   csrc/autocast/qat_conv_int8.cpp
   csrc/autograd/fake_quantize.cpp
   csrc/autograd/float_grid.cpp
+  csrc/autograd/histogram.cpp
   csrc/autograd/learned.cpp
   csrc/autograd/low_bit.cpp
+  csrc/autograd/observed.cpp
   csrc/autograd/qat_conv_int8.cpp
   csrc/autograd/qat_linear_grouped.cpp
   csrc/autograd/qat_linear_int8.cpp
   csrc/autograd/qparams.cpp
   csrc/autograd/quantize.cpp
+  csrc/autograd/stochastic.cpp
   csrc/cpu/block_view.cpp
   csrc/cpu/conv_int8.cpp
   csrc/cpu/embedding.cpp
@@ -79,12 +86,14 @@ set(TORCHQAT_TORCH_SOURCES
   csrc/cpu/float_grid.cpp
   csrc/cpu/grad_gemm.cpp
   csrc/cpu/grouped_gemm.cpp
+  csrc/cpu/histogram.cpp
   csrc/cpu/int8_gemm.cpp
   csrc/cpu/isa_ops.cpp
   csrc/cpu/learned.cpp
   csrc/cpu/linear_grouped.cpp
   csrc/cpu/linear_int8.cpp
   csrc/cpu/low_bit.cpp
+  csrc/cpu/observed.cpp
   csrc/cpu/packing.cpp
   csrc/cpu/qat_conv_int8.cpp
   csrc/cpu/qat_conv_int8_backward.cpp
@@ -92,30 +101,36 @@ set(TORCHQAT_TORCH_SOURCES
   csrc/cpu/qat_linear_int8.cpp
   csrc/cpu/qparams.cpp
   csrc/cpu/quantize.cpp
+  csrc/cpu/stochastic.cpp
   csrc/meta/conv_int8.cpp
   csrc/meta/embedding.cpp
   csrc/meta/fake_quantize.cpp
   csrc/meta/float_grid.cpp
+  csrc/meta/histogram.cpp
   csrc/meta/learned.cpp
   csrc/meta/linear_grouped.cpp
   csrc/meta/linear_int8.cpp
   csrc/meta/low_bit.cpp
+  csrc/meta/observed.cpp
   csrc/meta/packing.cpp
   csrc/meta/qat_conv_int8.cpp
   csrc/meta/qat_linear_grouped.cpp
   csrc/meta/qat_linear_int8.cpp
   csrc/meta/qparams.cpp
   csrc/meta/quantize.cpp
+  csrc/meta/stochastic.cpp
   csrc/ops/blocks.cpp
   csrc/ops/conv_int8.cpp
   csrc/ops/embedding.cpp
   csrc/ops/fake_quantize.cpp
   csrc/ops/float_grid.cpp
+  csrc/ops/histogram.cpp
   csrc/ops/learned.cpp
   csrc/ops/library.cpp
   csrc/ops/linear_grouped.cpp
   csrc/ops/linear_int8.cpp
   csrc/ops/low_bit.cpp
+  csrc/ops/observed.cpp
   csrc/ops/packed_header.cpp
   csrc/ops/packing.cpp
   csrc/ops/qat_conv_int8.cpp
@@ -123,6 +138,7 @@ set(TORCHQAT_TORCH_SOURCES
   csrc/ops/qat_linear_int8.cpp
   csrc/ops/qparams.cpp
   csrc/ops/quantize.cpp
+  csrc/ops/stochastic.cpp
 )
 
 # nvcc; no torch.
@@ -161,13 +177,16 @@ set(TORCHQAT_PUBLIC_HEADERS
   csrc/include/torchqat/export.h
   csrc/include/torchqat/fake_quantize.h
   csrc/include/torchqat/float_grid.h
+  csrc/include/torchqat/histogram.h
   csrc/include/torchqat/learned.h
   csrc/include/torchqat/linear_grouped.h
   csrc/include/torchqat/linear_int8.h
   csrc/include/torchqat/low_bit.h
+  csrc/include/torchqat/observed.h
   csrc/include/torchqat/packing.h
   csrc/include/torchqat/qat_conv_int8.h
   csrc/include/torchqat/qparams.h
   csrc/include/torchqat/quantize.h
+  csrc/include/torchqat/stochastic.h
   csrc/include/torchqat/torchqat.h
 )

@@ -2,28 +2,43 @@
 #include "ops/torch_headers.h"
 
 #include "cpu/block_view.h"
-#include "cpu/isa.h"
+#include "cpu/range_state.h"
 #include "numerics/qparams.h"
 #include "ops/qparams.h"
 
 namespace torchqat::cpu {
-namespace {
 
-std::tuple<at::Tensor, at::Tensor> choose_qparams(const at::Tensor& input, at::IntArrayRef block_size, int64_t quant_min,
-                                                  int64_t quant_max, bool symmetric) {
-  const auto shape = C10_AS_INTARRAYREF_SLOW(check_choose_qparams("choose_qparams", input, c10::fromIntArrayRefSlow(block_size),
-                                                                  quant_min, quant_max, symmetric));
-  const at::Tensor x = dense(input);
-  at::Tensor scale = at::empty(shape, x.options().dtype(compute_type(x)));
-  at::Tensor zero_point = at::empty(shape, x.options().dtype(at::kInt));
-  if (scale.numel() == 0) return {scale, zero_point};
-  const Blocks blocks = blocks_of(x, block_size);
-  block_qparams(x, blocks, quant_min, quant_max, symmetric, scale.mutable_data_ptr(), zero_point.mutable_data_ptr<int32_t>());
-  return {scale, zero_point};
+int64_t range_tensors(const at::Tensor& dense, const Blocks& blocks, const at::Tensor& lo, const at::Tensor& hi) {
+  if (lo.numel() == 0) return 0;
+  if (lo.scalar_type() == at::kDouble) {
+    return block_ranges(dense, blocks, lo.mutable_data_ptr<double>(), hi.mutable_data_ptr<double>());
+  }
+  return block_ranges(dense, blocks, lo.mutable_data_ptr<float>(), hi.mutable_data_ptr<float>());
 }
 
-std::tuple<at::Tensor, at::Tensor> from_range(const at::Tensor& min_val, const at::Tensor& max_val, int64_t quant_min,
-                                              int64_t quant_max, bool symmetric) {
+void merge_into(const at::Tensor& min_val, const at::Tensor& max_val, const at::Tensor& new_min, const at::Tensor& new_max,
+                double averaging_constant) {
+  const auto type = new_min.scalar_type();
+  const at::Tensor running_lo = min_val.to(type).contiguous(), running_hi = max_val.to(type).contiguous();
+  const auto update = [&](auto zero) {
+    using S = decltype(zero);
+    const S *l = new_min.const_data_ptr<S>(), *h = new_max.const_data_ptr<S>();
+    S *run_l = running_lo.mutable_data_ptr<S>(), *run_h = running_hi.mutable_data_ptr<S>();
+    for (int64_t i = 0; i < new_min.numel(); ++i) {
+      numerics::merge_range(l[i], h[i], static_cast<S>(averaging_constant), run_l[i], run_h[i]);
+    }
+  };
+  if (type == at::kDouble) {
+    update(0.0);
+  } else {
+    update(0.0f);
+  }
+  if (!running_lo.is_same(min_val)) min_val.copy_(running_lo);
+  if (!running_hi.is_same(max_val)) max_val.copy_(running_hi);
+}
+
+std::tuple<at::Tensor, at::Tensor> qparams_of_range(const at::Tensor& min_val, const at::Tensor& max_val, int64_t quant_min,
+                                                    int64_t quant_max, bool symmetric) {
   const auto compute = compute_type(min_val);
   const at::Tensor lo = min_val.to(compute).contiguous(), hi = max_val.to(compute).contiguous();
   at::Tensor scale = at::empty(min_val.sizes(), lo.options());
@@ -40,10 +55,25 @@ std::tuple<at::Tensor, at::Tensor> from_range(const at::Tensor& min_val, const a
   return {scale, zero_point};
 }
 
+namespace {
+
+std::tuple<at::Tensor, at::Tensor> choose_qparams(const at::Tensor& input, at::IntArrayRef block_size, int64_t quant_min,
+                                                  int64_t quant_max, bool symmetric) {
+  const auto shape = C10_AS_INTARRAYREF_SLOW(check_choose_qparams("choose_qparams", input, c10::fromIntArrayRefSlow(block_size),
+                                                                  quant_min, quant_max, symmetric));
+  const at::Tensor x = dense(input);
+  at::Tensor scale = at::empty(shape, x.options().dtype(compute_type(x)));
+  at::Tensor zero_point = at::empty(shape, x.options().dtype(at::kInt));
+  if (scale.numel() == 0) return {scale, zero_point};
+  const Blocks blocks = blocks_of(x, block_size);
+  block_qparams(x, blocks, quant_min, quant_max, symmetric, scale.mutable_data_ptr(), zero_point.mutable_data_ptr<int32_t>());
+  return {scale, zero_point};
+}
+
 std::tuple<at::Tensor, at::Tensor> qparams_from_range(const at::Tensor& min_val, const at::Tensor& max_val, int64_t quant_min,
                                                       int64_t quant_max, bool symmetric) {
   check_qparams_from_range(min_val, max_val, quant_min, quant_max, symmetric);
-  return from_range(min_val, max_val, quant_min, quant_max, symmetric);
+  return qparams_of_range(min_val, max_val, quant_min, quant_max, symmetric);
 }
 
 std::tuple<at::Tensor, at::Tensor> observe_minmax(const at::Tensor& input, at::Tensor& min_val, at::Tensor& max_val,
@@ -54,25 +84,11 @@ std::tuple<at::Tensor, at::Tensor> observe_minmax(const at::Tensor& input, at::T
                        quant_min, quant_max, symmetric);
   const at::Tensor x = dense(input);
   const Blocks blocks = blocks_of(x, block_size);
-  const int64_t entries = min_val.numel();
-  const auto update = [&](auto zero) {
-    using S = decltype(zero);
-    const auto type = c10::CppTypeToScalarType<S>::value;
-    const at::Tensor lo = at::empty({entries}, x.options().dtype(type)), hi = at::empty({entries}, lo.options());
-    const int64_t bad = entries == 0 ? 0 : block_ranges<S>(x, blocks, lo.mutable_data_ptr<S>(), hi.mutable_data_ptr<S>());
-    const at::Tensor running_lo = min_val.to(type).contiguous(), running_hi = max_val.to(type).contiguous();
-    const S *l = lo.const_data_ptr<S>(), *h = hi.const_data_ptr<S>();
-    S *run_l = running_lo.mutable_data_ptr<S>(), *run_h = running_hi.mutable_data_ptr<S>();
-    for (int64_t i = 0; i < entries; ++i) {
-      numerics::merge_range(l[i], h[i], static_cast<S>(averaging_constant), run_l[i], run_h[i]);
-    }
-    if (!running_lo.is_same(min_val)) min_val.copy_(running_lo);
-    if (!running_hi.is_same(max_val)) max_val.copy_(running_hi);
-    return bad;
-  };
-  const int64_t bad = compute_type(x) == at::kDouble ? update(0.0) : update(0.0f);
-  *nonfinite_count.mutable_data_ptr<int64_t>() += bad;
-  return from_range(min_val, max_val, quant_min, quant_max, symmetric);
+  const auto options = x.options().dtype(compute_type(x));
+  const at::Tensor lo = at::empty({min_val.numel()}, options), hi = at::empty({min_val.numel()}, options);
+  *nonfinite_count.mutable_data_ptr<int64_t>() += range_tensors(x, blocks, lo, hi);
+  merge_into(min_val, max_val, lo, hi, averaging_constant);
+  return qparams_of_range(min_val, max_val, quant_min, quant_max, symmetric);
 }
 
 TORCH_LIBRARY_IMPL(torchqat, CPU, m) {

@@ -6,11 +6,14 @@
 #include <torchqat/embedding.h>
 #include <torchqat/fake_quantize.h>
 #include <torchqat/float_grid.h>
+#include <torchqat/histogram.h>
 #include <torchqat/learned.h>
 #include <torchqat/linear_grouped.h>
 #include <torchqat/linear_int8.h>
 #include <torchqat/low_bit.h>
+#include <torchqat/observed.h>
 #include <torchqat/packing.h>
 #include <torchqat/qat_conv_int8.h>
 #include <torchqat/qparams.h>
 #include <torchqat/quantize.h>
+#include <torchqat/stochastic.h>

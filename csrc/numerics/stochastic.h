@@ -21,8 +21,8 @@ struct RandomKey {
 
 // One key for 2^32 neighbouring elements: splitmix64 over seed, offset and the high word of the element's place.
 TORCHQAT_INLINE RandomKey random_key(uint64_t seed, uint64_t offset, uint64_t high_word) {
-  uint64_t state = seed;
-  const uint64_t words[] = {offset, high_word};
+  uint64_t state = 0;
+  const uint64_t words[] = {seed, offset, high_word};
   for (const uint64_t word : words) {
     state = (state ^ word) + 0x9e3779b97f4a7c15ull;
     state = (state ^ (state >> 30)) * 0xbf58476d1ce4e5b9ull;

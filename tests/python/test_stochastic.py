@@ -11,8 +11,8 @@ M32 = 0xFFFFFFFF
 
 def uniform24(seed, offset, count):
     """The generator, word by word in Python integers."""
-    state = seed & (2**64 - 1)
-    for word in (offset & (2**64 - 1), 0):
+    state = 0
+    for word in (seed & (2**64 - 1), offset & (2**64 - 1), 0):
         state = ((state ^ word) + 0x9E3779B97F4A7C15) % 2**64
         state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
         state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) % 2**64

@@ -76,13 +76,14 @@ def test_percentile_ranges_hold_what_they_say(percentile):
     x = sample((200, 500), special=False)
     width = 2 * float(observed(x)[1]) / 2048
     scale, zero_point = ops.qparams_from_histogram(*observed(x), -127, 127, True, "percentile", percentile)
-    want = np.percentile(x.abs().numpy(), percentile)
-    assert want - width <= 127 * float(scale) <= want + width and zero_point == 0
+    below, above = (np.percentile(x.abs().numpy(), percentile, method=m) for m in ("lower", "higher"))
+    assert below - width <= 127 * float(scale) <= above + width and zero_point == 0
     scale, zero_point = ops.qparams_from_histogram(*observed(x), 0, 255, False, "percentile", percentile)
     lo, hi = -float(zero_point) * float(scale), (255 - float(zero_point)) * float(scale)
     slack = width + float(scale)
-    assert abs(hi - np.percentile(x.numpy(), percentile)) <= slack
-    assert abs(lo - np.percentile(x.numpy(), 100 - percentile)) <= slack
+    for got, p in ((hi, percentile), (lo, 100 - percentile)):
+        below, above = (np.percentile(x.numpy(), p, method=m) for m in ("lower", "higher"))
+        assert below - slack <= got <= above + slack
 
 
 def test_the_whole_percentile_is_min_and_max():

@@ -41,7 +41,7 @@ inline void gemv_panel(const GroupedLayout& w, const GemvRow& row, const uint8_t
   constexpr bool narrow = slot < 8;
   // Added bytes stay below 256 for this many lines.
   constexpr int64_t lines_summed = slot == 8 ? 1 : 255 / (quads * ((1 << slot) - 1));
-  constexpr int64_t ahead = 6144;
+  constexpr int64_t ahead = 2048;
   const int64_t lines = w.group_bytes / kGroupedLine;
   const auto z = Lanes::broadcast_bytes(static_cast<uint8_t>(row.zero_point));
   for (int64_t c0 = 0; c0 < kGroupedColumns; c0 += vectors * Lanes::columns) {

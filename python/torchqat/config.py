@@ -15,8 +15,9 @@ FLOAT_GRID_MAX = {"e4m3fn": 448.0, "e5m2": 57344.0, "e3m2": 28.0, "e2m3": 7.5, "
 BLOCK_FORMATS = {"mxfp8_e4m3": 32, "mxfp8_e5m2": 32, "mxfp6_e3m2": 32, "mxfp6_e2m3": 32, "mxfp4": 32, "nvfp4": 16}
 _FLOAT_PREFIXES = {8: ("e4m3", "e5m2", "mxfp8"), 6: ("e3m2", "e2m3", "mxfp6"), 4: ("e2m1", "mxfp4", "nvfp4")}
 LEVEL_FORMATS = ("ternary", "binary")
-OBSERVERS = ("minmax", "ema", "mse", "dynamic")
-ESTIMATORS = ("ste", "lsq", "lsq+")
+OBSERVERS = ("minmax", "ema", "percentile", "mse", "histogram", "dynamic")
+HISTOGRAM_OBSERVERS = ("percentile", "mse", "histogram")
+ESTIMATORS = ("ste", "lsq", "lsq+", "stochastic")
 SCALE_DTYPES = ("float32", "float16", "bfloat16")
 SCALE_ROUNDINGS = ("floor", "ceil", "rceil", "even")
 BACKWARDS = ("auto", "float32", "bfloat16", "int16")
@@ -73,9 +74,12 @@ class QuantSpec:
             dimension; on inputs of convolutions: each sample); "group:32" (along the input channels); "block:128x128".
         symmetric: zero point 0. Unsigned affine activations want False.
         observer: where the scale comes from. "minmax" and "ema" keep a range over the batches (weights: the current
-            weight's own range), "mse" minimises the squared error, "dynamic" looks at each input.
-        estimator: the gradient. "ste" straight through; "lsq" learns the scale, "lsq+" the zero point too.
+            weight's own range); "percentile", "mse" and "histogram" keep a histogram and clip it, at a percentile or where
+            the squared error is least (weights: "mse" looks at the current weight); "dynamic" looks at each input.
+        estimator: the gradient. "ste" straight through; "lsq" learns the scale, "lsq+" the zero point too; "stochastic"
+            rounds at random in training, straight through.
         averaging_constant: weight of the newest batch in "ema".
+        percentile: of |x| (or of each side) that "percentile" keeps.
         scale_dtype: "float32", "float16" or "bfloat16": scales are rounded to it before use, in training too.
         scale_rounding: of the power-of-two scales of the MX formats: floor, ceil, rceil or even.
         quant_min, quant_max: a narrower integer range than the format's own.
@@ -95,6 +99,7 @@ class QuantSpec:
     observer: str = "minmax"
     estimator: str = "ste"
     averaging_constant: float = field(default=0.05, kw_only=True)
+    percentile: float = field(default=99.99, kw_only=True)
     scale_dtype: str = field(default="float32", kw_only=True)
     scale_rounding: str = field(default="floor", kw_only=True)
     quant_min: int | None = field(default=None, kw_only=True)
@@ -111,6 +116,9 @@ class QuantSpec:
         _typed("QuantSpec", "averaging_constant", self.averaging_constant, (int, float), "a number")
         if not 0.0 < self.averaging_constant <= 1.0:
             raise ValueError(f"QuantSpec: averaging_constant must be in (0, 1], got {self.averaging_constant}")
+        _typed("QuantSpec", "percentile", self.percentile, (int, float), "a number")
+        if not 50.0 < self.percentile <= 100.0:
+            raise ValueError(f"QuantSpec: percentile must be in (50, 100], got {self.percentile}")
         if not (self.is_integer or self.is_float or self.dtype in LEVEL_FORMATS):
             formats = (*FLOAT_GRID_MAX, *BLOCK_FORMATS, *LEVEL_FORMATS)
             raise ValueError(
@@ -234,8 +242,10 @@ class QConfig:
     def _check_weight(spec):
         if spec.parsed_granularity.kind == "token":
             raise ValueError("QConfig: weight granularity must be tensor, channel, group or block, got 'token'")
-        if spec.observer == "ema":
-            raise ValueError("QConfig: weight observer must be minmax, mse or dynamic (the current weight is looked at), got 'ema'")
+        if spec.observer in ("ema", "percentile", "histogram"):
+            raise ValueError(
+                f"QConfig: weight observer must be minmax, mse or dynamic (the current weight is looked at), got {spec.observer!r}"
+            )
         if spec.is_integer and spec.bits > 8:
             raise ValueError(f"QConfig: weight must have at most 8 bits, got {spec.dtype}")
         if spec.is_integer and spec.symmetric and spec.full_range()[0] == 0:
@@ -248,8 +258,8 @@ class QConfig:
             raise ValueError(f"QConfig: {spec.dtype} is a weight format; activation dtype must be an integer or float format")
         if kind in ("channel", "block"):
             raise ValueError(f"QConfig: activation granularity must be tensor, token or group, got {spec.granularity!r}")
-        if spec.observer == "mse":
-            raise ValueError("QConfig: activation observer must be minmax, ema or dynamic, got 'mse'")
+        if spec.observer in HISTOGRAM_OBSERVERS and not spec.is_integer:
+            raise ValueError(f"QConfig: activation observer {spec.observer!r} needs an integer dtype, got {spec.dtype!r}")
         if kind != "tensor" and spec.observer != "dynamic" and spec.dtype not in BLOCK_FORMATS:
             raise ValueError(f"QConfig: activation granularity {spec.granularity!r} needs observer='dynamic', got {spec.observer!r}")
 

@@ -9,8 +9,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from torchqat.config import BLOCK_FORMATS, FLOAT_GRID_MAX, LEARNED, LEVEL_FORMATS, QuantSpec
-from torchqat.observers import RangeObserver, apply_keeping_dtype, in_recomputation
+from torchqat.config import BLOCK_FORMATS, FLOAT_GRID_MAX, HISTOGRAM_OBSERVERS, LEARNED, LEVEL_FORMATS, QuantSpec
+from torchqat.granularity import input_layout, weight_layout
+from torchqat.observers import HistogramObserver, RangeObserver, apply_keeping_dtype, in_recomputation
 
 _SCALE_DTYPE = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _SMALLEST_SCALE = {"float32": 2.0**-126, "float16": 2.0**-24, "bfloat16": 2.0**-126}
@@ -115,8 +116,13 @@ class FakeQuantize(nn.Module):
         self.smallest_scale = _SMALLEST_SCALE[spec.scale_dtype]
         self.largest_scale = torch.finfo(self.scale_dtype).max
         self.by_mse = self.is_weight and (spec.observer == "mse" or spec.dtype == "int2")
-        self._set_blocks(spec, by_sample, weight, channel_axis, input_axis)
+        layout = weight_layout(spec, weight.dim(), channel_axis, input_axis) if self.is_weight else input_layout(spec, by_sample)
+        self.layout, self.block_size, self.group, self.blocks_along = layout
         self.learned = spec.estimator in LEARNED
+        # Random numbers are counted from a seed: call n of this module draws block n.
+        self.stochastic = spec.estimator == "stochastic"
+        self.seed = int(torch.randint(0, 1 << 62, ()).item()) if self.stochastic else 0
+        self.draws = 0
         self.static = not self.is_weight and spec.observer != "dynamic" and not self.block_format
         self.grad_numel = 0
         # Within torchqat.reuse_weights: the scale and zero point of the weight, once they are known.
@@ -128,6 +134,15 @@ class FakeQuantize(nn.Module):
         self.observer = None
         if self.learned:
             self._set_learned(spec, weight, device)
+        elif self.static and spec.observer in HISTOGRAM_OBSERVERS:
+            self.observer = HistogramObserver(
+                self.quant_min,
+                self.quant_max,
+                symmetric=spec.symmetric,
+                method="percentile" if spec.observer == "percentile" else "mse",
+                percentile=spec.percentile,
+                device=device,
+            )
         elif self.static:
             self.observer = RangeObserver(
                 self.quant_min,
@@ -136,34 +151,6 @@ class FakeQuantize(nn.Module):
                 averaging_constant=spec.averaging_constant if spec.observer == "ema" else 1.0,
                 device=device,
             )
-
-    def _set_blocks(self, spec, by_sample, weight, channel_axis, input_axis):
-        """layout: fixed (block_size holds), or worked out from the rank: last dimension, sample, group, first dimension."""
-        granularity = spec.parsed_granularity
-        kind = granularity.kind
-        self.block_size = []
-        self.group = granularity.sizes[0] if kind == "group" else 0
-        self.blocks_along = -1
-        self.layout = "fixed"
-        if self.is_weight:
-            block = [-1] * weight.dim()
-            if kind == "channel":
-                block[channel_axis] = 1
-            elif kind == "group":
-                block[channel_axis], block[input_axis] = 1, self.group
-            elif kind == "block":
-                block[0], block[1] = granularity.sizes
-            self.block_size = [] if kind == "tensor" else block
-            self.blocks_along = input_axis
-        elif kind == "token":
-            self.layout = "sample" if by_sample else "last"
-        elif kind == "group":
-            self.layout = "group"
-            self.blocks_along = 1 if by_sample else -1
-        elif kind == "channel":
-            self.layout = "first"
-        elif kind == "block":
-            self.block_size = list(granularity.sizes)
 
     def _set_learned(self, spec, weight, device):
         # The scale is base_scale * exp(log_scale): positive whatever the optimiser does, and weight decay pulls it to
@@ -341,6 +328,19 @@ class FakeQuantize(nn.Module):
             return torch.ops.torchqat.fake_quantize_learned(
                 x, scale, zero_point, self.blocks(x.dim()), self.quant_min, self.quant_max, self.grad_scale(x)
             )
+        if self.stochastic and self.training:
+            if not in_recomputation():
+                self.draws += 1
+            return torch.ops.torchqat.fake_quantize_stochastic(
+                x,
+                scale,
+                zero_point,
+                self.blocks(x.dim()),
+                self.quant_min,
+                self.quant_max,
+                self.seed,
+                self.draws,
+            )
         return torch.ops.torchqat.fake_quantize(
             x, scale, zero_point, self.blocks(x.dim()), self.quant_min, self.quant_max
         )
@@ -374,8 +374,9 @@ class FakeQuantize(nn.Module):
                 fields[name] = int(fields[name])
         if "symmetric" in fields:
             fields["symmetric"] = fields["symmetric"] == "True"
-        if "averaging_constant" in fields:
-            fields["averaging_constant"] = float(fields["averaging_constant"])
+        for name in ("averaging_constant", "percentile"):
+            if name in fields:
+                fields[name] = float(fields[name])
         return QuantSpec(**fields)
 
     @torch.jit.ignore

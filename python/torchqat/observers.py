@@ -87,6 +87,62 @@ class RangeObserver(nn.Module):
         return f"averaging_constant={self.averaging_constant}"
 
 
+class HistogramObserver(RangeObserver):
+    """Histogram of |x| over all batches, clipped at a percentile or where the squared error of the grid is least.
+
+    Args:
+        method: "percentile" or "mse".
+        percentile: kept by "percentile".
+        bins: a power of two; the range doubles, and bins merge in pairs, when a larger value comes.
+
+    Example:
+        >>> import torch, torchqat
+        >>> observer = torchqat.observers.HistogramObserver(-128, 127, symmetric=True, method="percentile", percentile=99.0)
+        >>> _ = observer.observe(torch.cat([torch.ones(999), torch.tensor([1000.0])]))
+        >>> bool(observer.qparams()[0] < 0.1)
+        True
+    """
+
+    def __init__(self, quant_min, quant_max, *, symmetric, method="mse", percentile=99.99, bins=2048, device=None):
+        super().__init__(quant_min, quant_max, symmetric=symmetric, device=device)
+        self.method = method
+        self.percentile = percentile
+        self.register_buffer("histogram", torch.zeros(bins, dtype=torch.int64, device=device))
+        self.register_buffer("bound", torch.zeros((), dtype=torch.float32, device=device))
+
+    def observe(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        torch.ops.torchqat.observe_histogram_(
+            x.detach(), self.histogram, self.bound, self.min_val, self.max_val, self.nonfinite_count
+        )
+        return self.qparams()
+
+    def qparams(self) -> tuple[Tensor, Tensor]:
+        return torch.ops.torchqat.qparams_from_histogram(
+            self.histogram,
+            self.bound,
+            self.min_val,
+            self.max_val,
+            self.quant_min,
+            self.quant_max,
+            self.symmetric,
+            self.method,
+            self.percentile,
+        )
+
+    @torch.jit.unused
+    def reset(self) -> None:
+        super().reset()
+        self.histogram.zero_()
+        self.bound.zero_()
+
+    @torch.jit.ignore
+    def _apply(self, fn, recurse=True):
+        return apply_keeping_dtype(self, super()._apply, fn, ("bound",), recurse)
+
+    def extra_repr(self) -> str:
+        return f"method={self.method}, percentile={self.percentile}"
+
+
 def apply_keeping_dtype(module: nn.Module, apply, fn, names: tuple[str, ...], recurse: bool) -> nn.Module:
     """`module._apply(fn)`, but the named tensors only change device: a scale in half precision is another scale."""
     before = {n: getattr(module, n).detach() for n in names if getattr(module, n, None) is not None}

@@ -1,15 +1,17 @@
 """quantize_ptq: quantisation without training, the baseline that training must beat."""
 
+from dataclasses import replace
+
 import torch
 from torch import nn
 
-from torchqat.config import QConfig
+from torchqat.config import BLOCK_FORMATS, QConfig
 from torchqat.convert import convert
 from torchqat.fake_quantize import FakeQuantize
 from torchqat.prepare import prepare_qat
 from torchqat.verify import call
 
-_METHODS = ("minmax", "ema")
+_METHODS = ("minmax", "ema", "percentile", "mse", "histogram")
 
 
 def quantize_ptq(
@@ -26,7 +28,8 @@ def quantize_ptq(
         qconfig: the scheme; QConfig.int8() by default.
         calibration_batches: inputs; a tuple or list is a call's arguments, a dict its keywords. Not needed for dynamic and
             weight-only schemes.
-        method: "minmax" takes the extremes over all batches, "ema" their moving average.
+        method: "minmax" takes the extremes over all batches, "ema" their moving average; "percentile", "mse" and "histogram" are
+            those observers of QuantSpec, and "mse" also takes weight scales of least squared error.
         overrides: as prepare_qat's.
 
     Raises:
@@ -42,36 +45,44 @@ def quantize_ptq(
     """
     if method not in _METHODS:
         raise ValueError(f"quantize_ptq: method must be one of {', '.join(_METHODS)}, got {method!r}")
+    qconfig = _with_method(QConfig.int8() if qconfig is None else qconfig, method)
+    overrides = {key: _with_method(value, method) for key, value in (overrides or {}).items()}
     prepared = prepare_qat(model, qconfig, overrides=overrides).eval()
-    calibrate(prepared, calibration_batches, method)
+    calibrate(prepared, calibration_batches)
     return convert(prepared, inplace=True)
 
 
+def _with_method(qconfig, method: str):
+    """The same scheme with static activations (and for "mse" weights) observed by that method."""
+    if not isinstance(qconfig, QConfig):
+        return qconfig  # None leaves a module in float; prepare_qat refuses anything else
+    weight, activation = qconfig.weight, qconfig.activation
+    if activation is not None and activation.observer != "dynamic" and activation.dtype not in BLOCK_FORMATS:
+        activation = replace(activation, observer=method)
+    if weight is not None and method == "mse" and weight.is_integer:
+        weight = replace(weight, observer="mse")
+    return replace(qconfig, weight=weight, activation=activation)
+
+
 @torch.no_grad()
-def calibrate(prepared: nn.Module, batches, method: str = "minmax") -> nn.Module:
+def calibrate(prepared: nn.Module, batches) -> nn.Module:
     """Let the static activation ranges of a prepared model see some batches; everything else stays in eval mode.
 
     Layers compute in float meanwhile, so that no range depends on another layer's rounding. Returns the model.
     """
     quantizers = [m for m in prepared.modules() if isinstance(m, FakeQuantize)]
-    modes = {m: (m.training, m.enabled) for m in quantizers}
-    constants = {}
+    enabled = {m: m.enabled for m in quantizers}
     training = {m: m.training for m in prepared.modules()}
     prepared.eval()
     try:
         for quantizer in quantizers:
             quantizer.enabled = False
             quantizer.training = True
-            if quantizer.observer is not None and method == "minmax":
-                constants[quantizer.observer] = quantizer.observer.averaging_constant
-                quantizer.observer.averaging_constant = 1.0
         for batch in batches:
             call(prepared, batch)
     finally:
         for module, mode in training.items():
             module.training = mode
-        for quantizer, (_, enabled) in modes.items():
-            quantizer.enabled = enabled
-        for observer, constant in constants.items():
-            observer.averaging_constant = constant
+        for quantizer, on in enabled.items():
+            quantizer.enabled = on
     return prepared

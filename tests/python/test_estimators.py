@@ -120,3 +120,21 @@ def test_ternary_and_binary_weights(level, activation):
 def test_log_scales_are_in_the_optimiser_and_the_state():
     prepared = torchqat.prepare_qat(nn.Sequential(nn.Linear(4, 4)), INTEGER["lsq"])
     assert {"0.weight_fake_quant.log_scale", "0.activation_fake_quant.zero_point"} <= set(dict(prepared.named_parameters()))
+
+
+def test_stochastic_rounding_is_unbiased_in_training_and_nearest_in_eval():
+    module = FakeQuantize(4, estimator="stochastic", symmetric=True, granularity="tensor")
+    x = torch.tensor([0.3, 7.0]).repeat(20000, 1)
+    y = module(x)
+    assert y[:, 0].unique().tolist() == [0.0, 1.0] and y[:, 0].mean().item() == pytest.approx(0.3, abs=0.02)
+    assert not torch.equal(module(x), y)
+    assert module.eval()(x)[0].tolist() == [0.0, 7.0]
+
+
+def test_stochastic_schemes_train_and_ship():
+    config = QConfig(QuantSpec("int4", "channel", estimator="stochastic"), QuantSpec("uint8", symmetric=False, observer="ema"))
+    prepared = trained(config)
+    x = images()
+    assert not torch.equal(prepared(x), prepared(x))
+    prepared.eval()
+    assert torch.equal(prepared(x), torchqat.convert(prepared)(x))

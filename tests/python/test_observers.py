@@ -8,7 +8,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from torchqat import FakeQuantize, QuantSpec
-from torchqat.observers import RangeObserver
+from torchqat.observers import HistogramObserver, RangeObserver
 
 
 def observer(constant=1.0, symmetric=False):
@@ -113,3 +113,30 @@ def test_reset():
     watch.observe(torch.tensor([1.0, float("nan")]))
     watch.reset()
     assert not watch.has_data() and watch.nonfinite_count.item() == 0
+
+
+@pytest.mark.parametrize("method", ["percentile", "mse"])
+def test_histograms_clip_outliers_and_travel(method):
+    watch = HistogramObserver(0, 15, symmetric=False, method=method, percentile=99.0)
+    for _ in range(3):
+        watch.observe(torch.cat([torch.rand(2000), torch.tensor([40.0, float("nan")])]))
+    assert watch.nonfinite_count.item() == 3 and watch.max_val.item() == 40.0
+    scale, zero_point = watch.qparams()
+    assert scale * 15 < 20.0
+    fresh = HistogramObserver(0, 15, symmetric=False, method=method, percentile=99.0)
+    fresh.load_state_dict(watch.state_dict())
+    assert torch.equal(fresh.bfloat16().qparams()[0], scale)
+    scripted = torch.jit.script(watch)
+    assert torch.equal(scripted.qparams()[0], scale)
+    watch.reset()
+    assert not watch.has_data() and watch.histogram.sum() == 0
+
+
+@pytest.mark.parametrize("observer", ["percentile", "mse", "histogram"])
+def test_histogram_observers_in_a_module(observer):
+    module = FakeQuantize(8, observer=observer)
+    x = torch.randn(1000)
+    module(x)
+    module.eval()
+    assert (module(x) - x).abs().max() < 0.5
+    assert module.spec().observer == observer

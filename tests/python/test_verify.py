@@ -6,7 +6,7 @@ from models import SCHEMES, conv_net, images, trained
 from torch import nn
 
 import torchqat
-from torchqat import QConfig
+from torchqat import QConfig, QuantSpec
 
 
 @pytest.mark.parametrize("scheme", ["int8", "lsq", "int8_dynamic"])
@@ -120,16 +120,38 @@ def test_ptq_is_close_to_float_at_8_bits_and_worse_at_2():
 
 
 def test_calibration_ranges():
-    for method, expected in (("minmax", 4.0), ("ema", 2.5)):
-        prepared = torchqat.prepare_qat(nn.Sequential(nn.Linear(1, 1)), SCHEMES["int8"])
-        prepared[0].activation_fake_quant.observer.averaging_constant = 0.25
-        torchqat.calibrate(prepared, [torch.tensor([[2.0]]), torch.tensor([[4.0]])], method)
+    batches = [torch.tensor([[2.0]]), torch.tensor([[4.0]])]
+    for observer, expected in (("minmax", 4.0), ("ema", 2.5)):
+        activation = QuantSpec("uint8", symmetric=False, observer=observer, averaging_constant=0.25)
+        prepared = torchqat.prepare_qat(nn.Sequential(nn.Linear(1, 1)), QConfig(QuantSpec(), activation))
+        torchqat.calibrate(prepared, batches)
         assert prepared[0].activation_fake_quant.observer.max_val.item() == expected
-        assert prepared.training and prepared[0].activation_fake_quant.observer.averaging_constant == 0.25
+        assert prepared.training and prepared[0].activation_fake_quant.enabled
+
+
+@pytest.mark.parametrize("method", ["minmax", "ema", "percentile", "mse", "histogram"])
+def test_ptq_methods(method):
+    model = nn.Sequential(nn.Linear(16, 16), nn.Linear(16, 4))
+    x = torch.randn(512, 16)
+    converted = torchqat.quantize_ptq(model, QConfig.int8(), [x[:256], x[256:]], method, overrides={"1": QConfig.int8_dynamic()})
+    assert (converted(x) - model(x)).norm() < 0.03 * model(x).norm()
+
+
+def test_clipping_an_outlier_pays_at_four_bits():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 8))
+    x = torch.randn(4096, 16)
+    x[0, 0] = 200.0
+    config = QConfig(QuantSpec("int8", "channel"), QuantSpec("uint4", symmetric=False, observer="minmax"))
+    errors = {
+        method: (torchqat.quantize_ptq(model, config, [x], method)(x[1:]) - model(x[1:])).norm().item()
+        for method in ("minmax", "mse", "percentile")
+    }
+    assert errors["percentile"] < 0.3 * errors["minmax"] and errors["mse"] < errors["minmax"]
 
 
 def test_ptq_errors():
     with pytest.raises(RuntimeError, match="has seen no data"):
         torchqat.quantize_ptq(nn.Sequential(nn.Linear(2, 2)))
-    with pytest.raises(ValueError, match="quantize_ptq: method must be one of minmax, ema, got 'best'"):
+    with pytest.raises(ValueError, match="quantize_ptq: method must be one of minmax, ema, .*, got 'best'"):
         torchqat.quantize_ptq(nn.Linear(2, 2), method="best")

@@ -38,7 +38,8 @@ class _Conv(QatLayer):
         if not batched:
             input = input.unsqueeze(0)
         if self.weight_fake_quant is not None and self.activation_fake_quant is not None:
-            if self.integer and self.weight_fake_quant.enabled and self.activation_fake_quant.enabled:
+            by_chance = self.stochastic and self.training
+            if self.integer and self.weight_fake_quant.enabled and self.activation_fake_quant.enabled and not by_chance:
                 y = self.integer_conv(input, weight, bias, weight_scale)
                 return y if batched else y.squeeze(0)
         if self.activation_fake_quant is not None:

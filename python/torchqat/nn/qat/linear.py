@@ -33,7 +33,8 @@ class Linear(QatLayer, nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         if self.weight_fake_quant is not None and self.activation_fake_quant is not None:
-            if self.integer and self.weight_fake_quant.enabled and self.activation_fake_quant.enabled:
+            by_chance = self.stochastic and self.training
+            if self.integer and self.weight_fake_quant.enabled and self.activation_fake_quant.enabled and not by_chance:
                 return self.integer_forward(input)
         if self.activation_fake_quant is not None:
             input = self.activation_fake_quant(input)

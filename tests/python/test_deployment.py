@@ -171,7 +171,7 @@ def test_every_cpu_path_gives_the_same_bits(scheme):
 
 @pytest.mark.parametrize(
     "arguments",
-    [{}, {"symmetric": True}, {"granularity": "token"}, {"granularity": "group:3", "bits": 4}, {"observer": "ema"}, {"estimator": "lsq+"}, {"dtype": "mxfp4"}, {"dtype": "e4m3fn"}, {"dtype": "ternary"}],
+    [{}, {"symmetric": True}, {"granularity": "token"}, {"granularity": "group:3", "bits": 4}, {"observer": "ema"}, {"estimator": "lsq+"}, {"observer": "percentile"}, {"dtype": "mxfp4"}, {"dtype": "e4m3fn"}, {"dtype": "ternary"}],
 )
 def test_fake_quantize_modules_script_compile_and_export(arguments):
     module = FakeQuantize(**arguments)

@@ -119,15 +119,13 @@ def test_reset():
 def test_histograms_clip_outliers_and_travel(method):
     watch = HistogramObserver(0, 15, symmetric=False, method=method, percentile=99.0)
     for _ in range(3):
-        watch.observe(torch.cat([torch.rand(2000), torch.tensor([40.0, float("nan")])]))
+        watch.observe(torch.cat([torch.rand(20000), torch.tensor([40.0, float("nan")])]))
     assert watch.nonfinite_count.item() == 3 and watch.max_val.item() == 40.0
     scale, zero_point = watch.qparams()
-    assert scale * 15 < 20.0
+    assert 0.9 < scale * 15 < 20.0
     fresh = HistogramObserver(0, 15, symmetric=False, method=method, percentile=99.0)
     fresh.load_state_dict(watch.state_dict())
     assert torch.equal(fresh.bfloat16().qparams()[0], scale)
-    scripted = torch.jit.script(watch)
-    assert torch.equal(scripted.qparams()[0], scale)
     watch.reset()
     assert not watch.has_data() and watch.histogram.sum() == 0
 

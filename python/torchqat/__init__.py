@@ -4,14 +4,14 @@ from torchqat._load import build_info, cmake_prefix_path, load_library
 
 load_library()
 
-from torchqat import nn, observers  # noqa: E402  (the modules need the ops)
-from torchqat.checkpoint import load, save  # noqa: E402
-from torchqat.config import QConfig, QuantSpec  # noqa: E402
-from torchqat.convert import convert, integer_weights  # noqa: E402
-from torchqat.coverage import coverage  # noqa: E402
-from torchqat.export import export_onnx  # noqa: E402
-from torchqat.fake_quantize import FakeQuantize  # noqa: E402
-from torchqat.prepare import (  # noqa: E402
+from torchqat import nn, observers  # the modules need the ops
+from torchqat.checkpoint import load, save
+from torchqat.config import QConfig, QuantSpec
+from torchqat.convert import convert, integer_weights
+from torchqat.coverage import coverage
+from torchqat.export import export_onnx
+from torchqat.fake_quantize import FakeQuantize
+from torchqat.prepare import (
     freeze_batch_norm,
     freeze_observers,
     prepare_qat,
@@ -19,8 +19,8 @@ from torchqat.prepare import (  # noqa: E402
     set_fake_quant,
     unfreeze_observers,
 )
-from torchqat.ptq import calibrate, quantize_ptq  # noqa: E402
-from torchqat.verify import verify  # noqa: E402
+from torchqat.ptq import calibrate, quantize_ptq
+from torchqat.verify import verify
 
 __version__ = build_info()["version"]
 __all__ = [

@@ -46,7 +46,9 @@ def save(model: nn.Module, path) -> None:
     if not isinstance(model, nn.Module):
         raise TypeError(f"torchqat.save: model must be a torch.nn.Module, got {type(model).__name__}")
     if any(isinstance(m, QatLayer) for m in model.modules()):
-        raise ValueError("torchqat.save: model has QAT layers; convert it first (to go on training later, torch.save its state_dict)")
+        raise ValueError(
+            "torchqat.save: model has QAT layers; convert it first (to go on training later, torch.save its state_dict)"
+        )
     layers = {name: m for name, m in model.named_modules(remove_duplicate=False) if isinstance(m, QuantizedLayer)}
     if not layers:
         raise ValueError("torchqat.save: model has no quantised layer; prepare and convert it first")
@@ -83,7 +85,12 @@ def _join(name: str, key: str) -> str:
 def _to_file(described: Description) -> tuple[dict, dict]:
     codes = described.tensors["codes"]
     bits = next(b for b in _FILE_BITS if b >= described.config["bits"])
-    config = {**described.config, "weight_shape": list(codes.shape), "signed": codes.dtype == torch.int8, "file_bits": bits}
+    config = {
+        **described.config,
+        "weight_shape": list(codes.shape),
+        "signed": codes.dtype == torch.int8,
+        "file_bits": bits,
+    }
     return config, {**described.tensors, "codes": torch.ops.torchqat.pack_bits(codes.cpu(), bits)}
 
 
@@ -92,7 +99,11 @@ def _once(tensors: dict) -> tuple[dict, dict]:
     stored, aliases, known = {}, {}, {}
     for key, value in tensors.items():
         value = value.cpu().contiguous()
-        digest = hashlib.blake2b(value.reshape(-1).view(torch.uint8).numpy(), digest_size=16).digest() if value.numel() else b""
+        digest = (
+            hashlib.blake2b(value.reshape(-1).view(torch.uint8).numpy(), digest_size=16).digest()
+            if value.numel()
+            else b""
+        )
         identity = (value.dtype, tuple(value.shape), digest)
         if identity in known and value.numel() > 1:
             aliases[key] = known[identity]
@@ -237,7 +248,9 @@ def _from_file(path, name, config, tensors) -> QuantizedLayer:
         numel = 1
         for size in shape:
             numel *= size
-        codes = torch.ops.torchqat.unpack_bits(tensors["codes"], config["file_bits"], numel, config["signed"]).reshape(shape)
+        codes = torch.ops.torchqat.unpack_bits(tensors["codes"], config["file_bits"], numel, config["signed"]).reshape(
+            shape
+        )
         return DEPLOYED_LAYERS[config["layer"]](Description(config, {**tensors, "codes": codes})).eval()
     except (KeyError, RuntimeError, ValueError, TypeError) as error:
         raise ValueError(f"torchqat.load: module {name!r} in {path} is damaged ({error})") from error
@@ -253,7 +266,9 @@ def _with_layers(float_model, new) -> nn.Module:
 
 
 def _load_rest(path, model, rest: dict) -> None:
-    quantized = tuple(_join(n, "") for n, m in model.named_modules(remove_duplicate=False) if isinstance(m, QuantizedLayer))
+    quantized = tuple(
+        _join(n, "") for n, m in model.named_modules(remove_duplicate=False) if isinstance(m, QuantizedLayer)
+    )
     wanted = {key: value for key, value in model.state_dict(keep_vars=True).items() if not key.startswith(quantized)}
     if missing := sorted(wanted.keys() - rest.keys()):
         raise ValueError(f"torchqat.load: {path} lacks {', '.join(missing[:5])}, which float_model has")

@@ -130,9 +130,13 @@ class QuantSpec:
         if self.estimator == "lsq+" and self.symmetric:
             raise ValueError("QuantSpec: estimator 'lsq+' learns a zero point and so needs symmetric=False")
         if self.estimator in LEARNED and self.observer == "dynamic":
-            raise ValueError(f"QuantSpec: estimator {self.estimator!r} learns the scale; observer must not be 'dynamic'")
+            raise ValueError(
+                f"QuantSpec: estimator {self.estimator!r} learns the scale; observer must not be 'dynamic'"
+            )
         if self.estimator in LEARNED and granularity.kind == "token":
-            raise ValueError(f"QuantSpec: estimator {self.estimator!r} cannot learn a scale per token; use granularity 'tensor'")
+            raise ValueError(
+                f"QuantSpec: estimator {self.estimator!r} cannot learn a scale per token; use granularity 'tensor'"
+            )
 
     def _check_float_or_levels(self):
         if self.is_integer:
@@ -199,7 +203,9 @@ class QuantSpec:
     def to_dict(self) -> dict:
         """The fields that differ from their defaults, as JSON can hold them."""
         return {
-            f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name == "dtype" or getattr(self, f.name) != f.default
+            f.name: getattr(self, f.name)
+            for f in dataclasses.fields(self)
+            if f.name == "dtype" or getattr(self, f.name) != f.default
         }
 
 
@@ -232,7 +238,9 @@ class QConfig:
         if self.backward not in BACKWARDS:
             raise ValueError(f"QConfig: backward must be one of {', '.join(BACKWARDS)}, got {self.backward!r}")
         if self.weight is None and self.activation is None:
-            raise ValueError("QConfig: weight or activation must be a QuantSpec; to leave a module in float use overrides={...: None}")
+            raise ValueError(
+                "QConfig: weight or activation must be a QuantSpec; to leave a module in float use overrides={...: None}"
+            )
         if self.weight is not None:
             self._check_weight(self.weight)
         if self.activation is not None:
@@ -249,29 +257,47 @@ class QConfig:
         if spec.is_integer and spec.bits > 8:
             raise ValueError(f"QConfig: weight must have at most 8 bits, got {spec.dtype}")
         if spec.is_integer and spec.symmetric and spec.full_range()[0] == 0:
-            raise ValueError(f"QConfig: a weight of {spec.dtype} must have symmetric=False, or lose its negative values")
+            raise ValueError(
+                f"QConfig: a weight of {spec.dtype} must have symmetric=False, or lose its negative values"
+            )
 
     @staticmethod
     def _check_activation(spec):
         kind = spec.parsed_granularity.kind
         if spec.dtype in LEVEL_FORMATS:
-            raise ValueError(f"QConfig: {spec.dtype} is a weight format; activation dtype must be an integer or float format")
+            raise ValueError(
+                f"QConfig: {spec.dtype} is a weight format; activation dtype must be an integer or float format"
+            )
         if kind in ("channel", "block"):
-            raise ValueError(f"QConfig: activation granularity must be tensor, token or group, got {spec.granularity!r}")
+            raise ValueError(
+                f"QConfig: activation granularity must be tensor, token or group, got {spec.granularity!r}"
+            )
         if spec.observer in HISTOGRAM_OBSERVERS and not spec.is_integer:
-            raise ValueError(f"QConfig: activation observer {spec.observer!r} needs an integer dtype, got {spec.dtype!r}")
+            raise ValueError(
+                f"QConfig: activation observer {spec.observer!r} needs an integer dtype, got {spec.dtype!r}"
+            )
         if kind != "tensor" and spec.observer != "dynamic" and spec.dtype not in BLOCK_FORMATS:
-            raise ValueError(f"QConfig: activation granularity {spec.granularity!r} needs observer='dynamic', got {spec.observer!r}")
+            raise ValueError(
+                f"QConfig: activation granularity {spec.granularity!r} needs observer='dynamic', got {spec.observer!r}"
+            )
 
     @property
     def integer(self) -> bool:
         """Whether both operands are integer with a symmetric weight, so that layers compute with integer kernels."""
         w, a = self.weight, self.activation
-        if w is None or a is None or not a.is_integer or a.bits > 8 or a.parsed_granularity.kind not in ("tensor", "token"):
+        if (
+            w is None
+            or a is None
+            or not a.is_integer
+            or a.bits > 8
+            or a.parsed_granularity.kind not in ("tensor", "token")
+        ):
             return False
         if w.dtype in LEVEL_FORMATS:
             return w.parsed_granularity.kind in ("tensor", "channel")
-        return w.is_integer and w.bits <= 8 and w.symmetric and w.parsed_granularity.kind in ("tensor", "channel", "group")
+        return (
+            w.is_integer and w.bits <= 8 and w.symmetric and w.parsed_granularity.kind in ("tensor", "channel", "group")
+        )
 
     def to_dict(self) -> dict:
         spec = {name: getattr(self, name) for name in ("weight", "activation")}

@@ -40,7 +40,8 @@ class Coverage:
         kind = max([4, *(len(r.kind) for r in self.rows)])
         lines = [f"{'name':{width}}  {'kind':{kind}}  {'quantised':9}  {'parameters':>10}  why"]
         lines += [
-            f"{r.name:{width}}  {r.kind:{kind}}  {'yes' if r.quantized else 'no':9}  {r.parameters:>10}  {r.why}" for r in self.rows
+            f"{r.name:{width}}  {r.kind:{kind}}  {'yes' if r.quantized else 'no':9}  {r.parameters:>10}  {r.why}"
+            for r in self.rows
         ]
         return "\n".join([*lines, f"{self.share:.1%} of the parameters are quantised"])
 
@@ -71,7 +72,9 @@ def coverage(model: nn.Module) -> Coverage:
             continue
         if isinstance(module, (QatLayer, QuantizedLayer)):
             inside.append(f"{name}." if name else "")
-            rows.append(Row(name or "(model)", type(module).__name__, True, _scheme(module), _count(module, counted, deep=True)))
+            rows.append(
+                Row(name or "(model)", type(module).__name__, True, _scheme(module), _count(module, counted, deep=True))
+            )
         elif not list(module.children()) or list(module.parameters(recurse=False)):
             rows.append(Row(name or "(model)", type(module).__name__, False, _reason(module), _count(module, counted)))
     return Coverage(rows + _functions(model))

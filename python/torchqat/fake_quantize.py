@@ -72,7 +72,8 @@ class FakeQuantize(nn.Module):
         spec = QuantSpec(dtype, granularity, symmetric, observer, estimator)
         kind = spec.parsed_granularity.kind
         if (observer != "dynamic" or estimator in LEARNED) and kind != "tensor":
-            raise ValueError(f"FakeQuantize: granularity {granularity!r} needs observer='dynamic' and estimator='ste', got {observer!r}, {estimator!r}")
+            got = f"{observer!r} and {estimator!r}"
+            raise ValueError(f"FakeQuantize: {granularity!r} needs observer='dynamic', estimator='ste', got {got}")
         super().__init__()
         self._setup(spec, "activation")
 
@@ -85,7 +86,9 @@ class FakeQuantize(nn.Module):
         return module
 
     @classmethod
-    def for_weight(cls, spec: QuantSpec, weight: Tensor, *, channel_axis: int = 0, input_axis: int = 1) -> "FakeQuantize":
+    def for_weight(
+        cls, spec: QuantSpec, weight: Tensor, *, channel_axis: int = 0, input_axis: int = 1
+    ) -> "FakeQuantize":
         """For a weight: scales always come from the weight given to forward, or are learned starting from this one."""
         module = cls.__new__(cls)
         nn.Module.__init__(module)
@@ -116,7 +119,11 @@ class FakeQuantize(nn.Module):
         self.smallest_scale = _SMALLEST_SCALE[spec.scale_dtype]
         self.largest_scale = torch.finfo(self.scale_dtype).max
         self.by_mse = self.is_weight and (spec.observer == "mse" or spec.dtype == "int2")
-        layout = weight_layout(spec, weight.dim(), channel_axis, input_axis) if self.is_weight else input_layout(spec, by_sample)
+        layout = (
+            weight_layout(spec, weight.dim(), channel_axis, input_axis)
+            if self.is_weight
+            else input_layout(spec, by_sample)
+        )
         self.layout, self.block_size, self.group, self.blocks_along = layout
         self.learned = spec.estimator in LEARNED
         # Random numbers are counted from a seed: call n of this module draws block n.

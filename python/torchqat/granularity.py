@@ -31,4 +31,9 @@ def input_layout(spec: QuantSpec, by_sample: bool) -> tuple[str, list[int], int,
         return "group", [], granularity.sizes[0], 1 if by_sample else -1
     if granularity.kind == "block":
         return "fixed", list(granularity.sizes), 0, -1
-    return {"tensor": "fixed", "token": "sample" if by_sample else "last", "channel": "first"}[granularity.kind], [], 0, -1
+    return (
+        {"tensor": "fixed", "token": "sample" if by_sample else "last", "channel": "first"}[granularity.kind],
+        [],
+        0,
+        -1,
+    )

@@ -39,7 +39,9 @@ class RangeObserver(nn.Module):
         (-1.0, 50)
     """
 
-    def __init__(self, quant_min: int, quant_max: int, *, symmetric: bool, averaging_constant: float = 1.0, device=None):
+    def __init__(
+        self, quant_min: int, quant_max: int, *, symmetric: bool, averaging_constant: float = 1.0, device=None
+    ):
         super().__init__()
         self.quant_min = quant_min
         self.quant_max = quant_max

@@ -5,7 +5,6 @@ import copy
 import difflib
 import fnmatch
 
-import torch
 from torch import nn
 
 from torchqat.config import QConfig

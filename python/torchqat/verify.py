@@ -40,7 +40,9 @@ class Report:
 
     @property
     def equal(self) -> bool:
-        return all(r.equal for r in self.layers if r.integer) and (self.output.equal or not all(r.integer for r in self.layers))
+        return all(r.equal for r in self.layers if r.integer) and (
+            self.output.equal or not all(r.integer for r in self.layers)
+        )
 
     def __str__(self) -> str:
         width = max([len("layer")] + [len(r.name) for r in self.layers] + [len(self.output.name)])
@@ -49,7 +51,9 @@ class Report:
             lsb = "-" if math.isnan(r.max_lsb) else f"{r.max_lsb:.3g}"
             sqnr = "-" if math.isnan(r.sqnr) else f"{r.sqnr:.1f}"
             word = "yes" if r.equal else ("NO" if r.integer else "float sum")
-            lines.append(f"{r.name:{width}}  {r.kind:16} {word:>12} {f'{r.differing} of {r.total}':>18} {lsb:>10} {sqnr:>8}")
+            lines.append(
+                f"{r.name:{width}}  {r.kind:16} {word:>12} {f'{r.differing} of {r.total}':>18} {lsb:>10} {sqnr:>8}"
+            )
         return "\n".join(lines)
 
 
@@ -111,7 +115,9 @@ def verify(prepared: nn.Module, converted: nn.Module, batches) -> Report:
     if seen == 0:
         raise ValueError("verify: batches must hold at least one batch, got none")
     for report in [*reports.values(), output]:
-        report.sqnr = 10 * math.log10(report.signal / report.noise) if report.noise > 0 and report.signal > 0 else math.nan
+        report.sqnr = (
+            10 * math.log10(report.signal / report.noise) if report.noise > 0 and report.signal > 0 else math.nan
+        )
     return Report(list(reports.values()), output)
 
 

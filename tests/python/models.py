@@ -15,12 +15,16 @@ INTEGER = {
     "int8": QConfig.int8(),
     "int8_dynamic": QConfig.int8_dynamic(),
     "int8_per_tensor": QConfig(QuantSpec("int8"), QuantSpec("int8", observer="minmax")),
-    "dynamic_per_tensor": QConfig(QuantSpec("int8", "channel"), QuantSpec("uint8", symmetric=False, observer="dynamic")),
+    "dynamic_per_tensor": QConfig(
+        QuantSpec("int8", "channel"), QuantSpec("uint8", symmetric=False, observer="dynamic")
+    ),
     "int4": QConfig(QuantSpec("int4", "channel"), STATIC),
     "int2": QConfig(QuantSpec("int2", "channel"), STATIC),
     "int4_bf16_scales": QConfig(QuantSpec("int4", "channel", scale_dtype="bfloat16"), STATIC),
     "uint4_activations": QConfig(QuantSpec("int8", "channel"), QuantSpec("uint4", symmetric=False, observer="ema")),
-    "lsq": QConfig(QuantSpec("int4", "channel", estimator="lsq"), QuantSpec("uint8", symmetric=False, estimator="lsq+")),
+    "lsq": QConfig(
+        QuantSpec("int4", "channel", estimator="lsq"), QuantSpec("uint8", symmetric=False, estimator="lsq+")
+    ),
     "lsq_per_tensor": QConfig(QuantSpec("int2", estimator="lsq"), STATIC),
 }
 # Linear in groups; convolutions compute in float there.

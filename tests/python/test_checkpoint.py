@@ -32,7 +32,12 @@ def mlp(width=256):
 
 @pytest.mark.parametrize(
     "config, limit",
-    [(QConfig.int8_dynamic(), 0.27), (QConfig.int8_weight_only(), 0.27), (QConfig.int4_weight_only(), 0.16), (QConfig.int2_weight_only(), 0.09)],
+    [
+        (QConfig.int8_dynamic(), 0.27),
+        (QConfig.int8_weight_only(), 0.27),
+        (QConfig.int4_weight_only(), 0.16),
+        (QConfig.int2_weight_only(), 0.09),
+    ],
 )
 def test_sizes(config, limit, tmp_path):
     model = mlp()
@@ -76,7 +81,9 @@ def test_tied_tensors_are_stored_once(tmp_path):
 
 @pytest.fixture
 def saved(tmp_path):
-    converted = torchqat.convert(torchqat.prepare_qat(nn.Sequential(nn.Linear(8, 4), nn.LayerNorm(4)), QConfig.int8_dynamic()))
+    converted = torchqat.convert(
+        torchqat.prepare_qat(nn.Sequential(nn.Linear(8, 4), nn.LayerNorm(4)), QConfig.int8_dynamic())
+    )
     torchqat.save(converted, tmp_path / "model")
     return tmp_path / "model"
 
@@ -158,7 +165,10 @@ def test_damaged_descriptions_are_refused(saved):
     original = saved.read_bytes()
     for change, words in [
         (lambda d: d["modules"]["0"].update(layer="Quantum"), "unknown kind of layer, 'Quantum'"),
-        (lambda d: d["modules"]["0"].update(weight_shape=[4, 9]), r"Linear with weight \[4, 9\], float_model has a Linear with weight"),
+        (
+            lambda d: d["modules"]["0"].update(weight_shape=[4, 9]),
+            r"Linear with weight \[4, 9\], float_model has a Linear with weight",
+        ),
         (lambda d: d["modules"]["0"].update(file_bits=4), "module '0' in .* is damaged"),
         (lambda d: d["modules"].update({"7": d["modules"].pop("0")}), "has a module '7' that float_model lacks"),
         (lambda d: d["aliases"].update({"1.bias": "gone"}), "lacks tensor '1.bias'"),
@@ -174,7 +184,10 @@ def test_models_that_do_not_fit_are_refused(saved):
         (nn.Sequential(nn.Linear(8, 5), nn.LayerNorm(5)), "float_model has a Linear with weight"),
         (nn.Sequential(nn.ReLU(), nn.LayerNorm(4)), "float_model has a ReLU with weight none"),
         (nn.Sequential(nn.Linear(8, 4)), "has 1.bias, 1.weight, which float_model lacks"),
-        (nn.Sequential(nn.Linear(8, 4), nn.LayerNorm(4), nn.LayerNorm(4)), "lacks 2.bias, 2.weight, which float_model has"),
+        (
+            nn.Sequential(nn.Linear(8, 4), nn.LayerNorm(4), nn.LayerNorm(4)),
+            "lacks 2.bias, 2.weight, which float_model has",
+        ),
         (nn.Sequential(nn.Linear(8, 4), nn.LayerNorm((2, 4))), r"1.bias has shape \[4\]|1.weight has shape \[4\]"),
     ]:
         with pytest.raises(ValueError, match=words):

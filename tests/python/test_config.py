@@ -4,7 +4,18 @@ import pytest
 
 from torchqat import QConfig, QuantSpec
 
-PRESETS = ["int8", "int8_dynamic", "int8_weight_only", "int4_weight_only", "int4_int8", "int2_weight_only", "fp8", "mxfp8", "mxfp4", "nvfp4"]
+PRESETS = [
+    "int8",
+    "int8_dynamic",
+    "int8_weight_only",
+    "int4_weight_only",
+    "int4_int8",
+    "int2_weight_only",
+    "fp8",
+    "mxfp8",
+    "mxfp4",
+    "nvfp4",
+]
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -20,7 +31,12 @@ def test_presets_say_what_the_contract_says():
     assert (int8.activation.dtype, int8.activation.granularity, int8.activation.observer) == ("uint8", "tensor", "ema")
     assert not int8.activation.symmetric
     dynamic = QConfig.int8_dynamic().activation
-    assert (dynamic.dtype, dynamic.granularity, dynamic.observer, dynamic.symmetric) == ("uint8", "token", "dynamic", False)
+    assert (dynamic.dtype, dynamic.granularity, dynamic.observer, dynamic.symmetric) == (
+        "uint8",
+        "token",
+        "dynamic",
+        False,
+    )
     assert QConfig.int4_weight_only(64).weight == QuantSpec("int4", "group:64", scale_dtype="bfloat16")
     assert QConfig.int4_int8().activation == dynamic
     assert QConfig.int2_weight_only().weight.scale_dtype == "bfloat16"
@@ -55,7 +71,17 @@ def test_an_explicit_range_wins():
 
 @pytest.mark.parametrize(
     "dtype, bits",
-    [("int8", 8), ("uint4", 4), ("int2", 2), ("ternary", 2), ("binary", 1), ("e4m3fn", 8), ("mxfp6_e2m3", 6), ("nvfp4", 4), ("e2m1", 4)],
+    [
+        ("int8", 8),
+        ("uint4", 4),
+        ("int2", 2),
+        ("ternary", 2),
+        ("binary", 1),
+        ("e4m3fn", 8),
+        ("mxfp6_e2m3", 6),
+        ("nvfp4", 4),
+        ("e2m1", 4),
+    ],
 )
 def test_bits(dtype, bits):
     assert QuantSpec(dtype).bits == bits

@@ -117,7 +117,9 @@ def test_convolutions_in_other_dimensions(dims):
     assert torch.equal(prepared(one), torchqat.convert(prepared)(one))
 
 
-@pytest.mark.parametrize("config", [QConfig.int8_weight_only(), QConfig.int4_weight_only(3), WEIGHT_ONLY["int3_per_tensor"]])
+@pytest.mark.parametrize(
+    "config", [QConfig.int8_weight_only(), QConfig.int4_weight_only(3), WEIGHT_ONLY["int3_per_tensor"]]
+)
 def test_embeddings(config):
     class Tied(nn.Module):
         def __init__(self):
@@ -200,7 +202,9 @@ def test_errors():
         torchqat.convert("model")
     with pytest.raises(ValueError, match="convert: model has no QAT layer"):
         torchqat.convert(nn.Linear(2, 2))
-    prepared = torchqat.set_fake_quant(torchqat.prepare_qat(nn.Sequential(nn.Linear(2, 2)), QConfig.int8_dynamic()), False)
+    prepared = torchqat.set_fake_quant(
+        torchqat.prepare_qat(nn.Sequential(nn.Linear(2, 2)), QConfig.int8_dynamic()), False
+    )
     with pytest.raises(ValueError, match="module '0': quantisation is switched off"):
         torchqat.convert(prepared)
     with pytest.raises(TypeError, match="integer_weights: module must be a prepared or converted layer, got ReLU"):

@@ -67,7 +67,10 @@ def test_a_scripted_model_trains_like_eager(scheme):
         torch.testing.assert_close(a, b)
 
 
-@pytest.mark.parametrize("net, scheme", [("conv", "int8"), ("tokens", "int8_dynamic"), ("tokens", "int4_int8"), ("tokens", "int8_weight_only")])
+@pytest.mark.parametrize(
+    "net, scheme",
+    [("conv", "int8"), ("tokens", "int8_dynamic"), ("tokens", "int4_int8"), ("tokens", "int8_weight_only")],
+)
 def test_compile(net, scheme):
     prepared, converted, batch = both(scheme, net)
     for model in (prepared, converted):
@@ -171,7 +174,18 @@ def test_every_cpu_path_gives_the_same_bits(scheme):
 
 @pytest.mark.parametrize(
     "arguments",
-    [{}, {"symmetric": True}, {"granularity": "token"}, {"granularity": "group:3", "bits": 4}, {"observer": "ema"}, {"estimator": "lsq+"}, {"observer": "percentile"}, {"dtype": "mxfp4"}, {"dtype": "e4m3fn"}, {"dtype": "ternary"}],
+    [
+        {},
+        {"symmetric": True},
+        {"granularity": "token"},
+        {"granularity": "group:3", "bits": 4},
+        {"observer": "ema"},
+        {"estimator": "lsq+"},
+        {"observer": "percentile"},
+        {"dtype": "mxfp4"},
+        {"dtype": "e4m3fn"},
+        {"dtype": "ternary"},
+    ],
 )
 def test_fake_quantize_modules_script_compile_and_export(arguments):
     module = FakeQuantize(**arguments)

@@ -9,9 +9,7 @@ import pytest
 import torchqat
 
 SKIPPED = ("torchqat._C", "torchqat.__main__", "torchqat.demo", "torchqat.bench", "torchqat.cli")
-MODULES = [
-    m.name for m in pkgutil.walk_packages(torchqat.__path__, "torchqat.") if not m.name.startswith(SKIPPED)
-]
+MODULES = [m.name for m in pkgutil.walk_packages(torchqat.__path__, "torchqat.") if not m.name.startswith(SKIPPED)]
 
 
 def test_there_are_examples():

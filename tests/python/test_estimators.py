@@ -119,7 +119,9 @@ def test_ternary_and_binary_weights(level, activation):
 
 def test_log_scales_are_in_the_optimiser_and_the_state():
     prepared = torchqat.prepare_qat(nn.Sequential(nn.Linear(4, 4)), INTEGER["lsq"])
-    assert {"0.weight_fake_quant.log_scale", "0.activation_fake_quant.zero_point"} <= set(dict(prepared.named_parameters()))
+    assert {"0.weight_fake_quant.log_scale", "0.activation_fake_quant.zero_point"} <= set(
+        dict(prepared.named_parameters())
+    )
 
 
 def test_stochastic_rounding_is_unbiased_in_training_and_nearest_in_eval():
@@ -132,7 +134,9 @@ def test_stochastic_rounding_is_unbiased_in_training_and_nearest_in_eval():
 
 
 def test_stochastic_schemes_train_and_ship():
-    config = QConfig(QuantSpec("int4", "channel", estimator="stochastic"), QuantSpec("uint8", symmetric=False, observer="ema"))
+    config = QConfig(
+        QuantSpec("int4", "channel", estimator="stochastic"), QuantSpec("uint8", symmetric=False, observer="ema")
+    )
     prepared = trained(config)
     x = images()
     assert not torch.equal(prepared(x), prepared(x))

@@ -56,7 +56,9 @@ def test_four_bits_in_the_file(tmp_path):
 
 
 def test_errors():
-    with pytest.raises(ValueError, match="module '0': nn.qat.Embedding: weight dtype must be an integer format, got mxfp4"):
+    with pytest.raises(
+        ValueError, match="module '0': nn.qat.Embedding: weight dtype must be an integer format, got mxfp4"
+    ):
         torchqat.prepare_qat(nn.Sequential(nn.Embedding(4, 4)), QConfig.mxfp4())
     prepared = torchqat.prepare_qat(nn.Sequential(nn.Linear(4, 4)), QConfig.mxfp4())
     with pytest.raises(ValueError, match="on the float grid mxfp4"):

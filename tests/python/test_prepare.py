@@ -65,7 +65,9 @@ def test_the_root_itself():
 
 def test_shared_modules_and_tied_parameters_stay_shared():
     shared = nn.Linear(4, 4)
-    model = nn.ModuleDict({"a": shared, "b": nn.Sequential(shared), "table": nn.Embedding(6, 4), "head": nn.Linear(4, 6, bias=False)})
+    model = nn.ModuleDict(
+        {"a": shared, "b": nn.Sequential(shared), "table": nn.Embedding(6, 4), "head": nn.Linear(4, 6, bias=False)}
+    )
     model["head"].weight = model["table"].weight
     prepared = torchqat.prepare_qat(model)
     assert prepared["a"] is prepared["b"][0] and type(prepared["a"]) is qat.Linear
@@ -73,8 +75,12 @@ def test_shared_modules_and_tied_parameters_stay_shared():
 
 
 def test_overrides_by_name_glob_type_most_specific_wins():
-    model = nn.ModuleDict({"body": nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), "head": nn.Linear(4, 2), "conv": nn.Conv1d(1, 1, 1)})
-    prepared = torchqat.prepare_qat(model, INT8, overrides={nn.Linear: INT4, "body.*": None, "body.1": INT8, "*conv*": None})
+    model = nn.ModuleDict(
+        {"body": nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), "head": nn.Linear(4, 2), "conv": nn.Conv1d(1, 1, 1)}
+    )
+    prepared = torchqat.prepare_qat(
+        model, INT8, overrides={nn.Linear: INT4, "body.*": None, "body.1": INT8, "*conv*": None}
+    )
     assert set(qat_types(prepared)) == {"body.1", "head"}
     assert prepared["body"][1].qconfig() == INT8 and prepared["head"].qconfig() == INT4
 
@@ -125,7 +131,9 @@ def test_other_errors():
 
 def test_schemes_that_do_not_fit_a_layer_name_it():
     groups = QuantSpec("uint8", "group:4", symmetric=False, observer="dynamic")
-    with pytest.raises(ValueError, match="module '0': nn.qat.Conv2d: activation granularity must be tensor or token, got 'group:4'"):
+    with pytest.raises(
+        ValueError, match="module '0': nn.qat.Conv2d: activation granularity must be tensor or token, got 'group:4'"
+    ):
         torchqat.prepare_qat(nn.Sequential(nn.Conv2d(4, 4, 1)), QConfig(QuantSpec(), groups))
 
 
@@ -254,7 +262,9 @@ def test_example_inputs_show_what_may_be_folded(how):
 
 
 def test_reuse_weights():
-    prepared = torchqat.prepare_qat(nn.Sequential(nn.Linear(4, 4), nn.Conv1d(1, 1, 1), nn.Embedding(9, 4)), QConfig.int8_weight_only())
+    prepared = torchqat.prepare_qat(
+        nn.Sequential(nn.Linear(4, 4), nn.Conv1d(1, 1, 1), nn.Embedding(9, 4)), QConfig.int8_weight_only()
+    )
     layer, table = prepared[0], prepared[2]
     x = torch.randn(3, 4)
     with torchqat.reuse_weights(prepared):
@@ -267,7 +277,10 @@ def test_reuse_weights():
     with torch.no_grad():
         layer.weight.mul_(2)
     assert layer.weight_fake_quant.reused is None and not torch.equal(layer(x), first)
-    with pytest.raises(ValueError, match="reuse_weights: model has no quantised weight"), torchqat.reuse_weights(nn.ReLU()):
+    with (
+        pytest.raises(ValueError, match="reuse_weights: model has no quantised weight"),
+        torchqat.reuse_weights(nn.ReLU()),
+    ):
         pass
 
 
@@ -275,7 +288,9 @@ def test_gradient_accumulation_with_reused_weights_is_the_same():
     grads = []
     for reuse in (False, True):
         torch.manual_seed(0)
-        prepared = torchqat.prepare_qat(nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)), QConfig.int8_dynamic())
+        prepared = torchqat.prepare_qat(
+            nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)), QConfig.int8_dynamic()
+        )
         scope = torchqat.reuse_weights(prepared) if reuse else contextlib.nullcontext()
         with scope:
             for batch in torch.randn(3, 5, 4, generator=torch.Generator().manual_seed(1)):

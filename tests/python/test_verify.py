@@ -133,7 +133,9 @@ def test_calibration_ranges():
 def test_ptq_methods(method):
     model = nn.Sequential(nn.Linear(16, 16), nn.Linear(16, 4))
     x = torch.randn(512, 16)
-    converted = torchqat.quantize_ptq(model, QConfig.int8(), [x[:256], x[256:]], method, overrides={"1": QConfig.int8_dynamic()})
+    converted = torchqat.quantize_ptq(
+        model, QConfig.int8(), [x[:256], x[256:]], method, overrides={"1": QConfig.int8_dynamic()}
+    )
     assert (converted(x) - model(x)).norm() < 0.03 * model(x).norm()
 
 

@@ -51,7 +51,9 @@ class QatLayer(nn.Module):
         self.backward_kind = qconfig.backward
         self.integer = qconfig.integer and self.has_integer_form(qconfig)
         # Random rounding has no integer kernel; eval mode rounds to nearest and so keeps its own.
-        self.stochastic = any(s is not None and s.estimator == "stochastic" for s in (qconfig.weight, qconfig.activation))
+        self.stochastic = any(
+            s is not None and s.estimator == "stochastic" for s in (qconfig.weight, qconfig.activation)
+        )
         self.scheme = qconfig.to_dict()
         weight = self.initial_weight()
         self.weight_fake_quant = None

@@ -22,8 +22,14 @@ class _Conv(QatLayer):
 
     def configure(self, qconfig: QConfig) -> None:
         activation = qconfig.activation
-        if activation is not None and activation.dtype not in BLOCK_FORMATS and activation.parsed_granularity.kind == "group":
-            raise ValueError(f"nn.qat.{type(self).__name__}: activation granularity must be tensor or token, got {activation.granularity!r}")
+        if (
+            activation is not None
+            and activation.dtype not in BLOCK_FORMATS
+            and activation.parsed_granularity.kind == "group"
+        ):
+            raise ValueError(
+                f"nn.qat.{type(self).__name__}: activation granularity must be tensor or token, got {activation.granularity!r}"
+            )
         super().configure(qconfig)
         conv_geometry(self)
 

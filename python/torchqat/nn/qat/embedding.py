@@ -31,7 +31,10 @@ class Embedding(QatLayer, nn.Embedding):
         if qconfig.weight.is_float:
             raise ValueError(f"nn.qat.Embedding: weight dtype must be an integer format, got {qconfig.weight.dtype}")
         super().configure(QConfig(weight=qconfig.weight))
-        self.by_row = qconfig.weight.estimator == "ste" and qconfig.weight.parsed_granularity.kind in ("channel", "group")
+        self.by_row = qconfig.weight.estimator == "ste" and qconfig.weight.parsed_granularity.kind in (
+            "channel",
+            "group",
+        )
 
     def effective_weight(self) -> tuple[Tensor, Tensor | None]:
         return self.weight, None

@@ -37,7 +37,10 @@ def describe(layer: QatLayer, kind: str, **geometry) -> Description:
         "block_size": block_size,
         **geometry,
     }
-    tensors = {"codes": codes, "weight_scale": scale.to(quantizer.scale_dtype) if quantizer.round_scale else scale.clone()}
+    tensors = {
+        "codes": codes,
+        "weight_scale": scale.to(quantizer.scale_dtype) if quantizer.round_scale else scale.clone(),
+    }
     if zero_point is not None:
         tensors["weight_zero_point"] = zero_point
     if bias is not None:

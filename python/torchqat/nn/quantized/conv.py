@@ -22,7 +22,11 @@ class ConvGeometry(QuantizedLayer):
     def __init__(self, description: Description):
         super().__init__(description)
         config = description.config
-        self.stride, self.padding, self.dilation = config["stride_list"], config["padding_list"], config["dilation_list"]
+        self.stride, self.padding, self.dilation = (
+            config["stride_list"],
+            config["padding_list"],
+            config["dilation_list"],
+        )
         self.groups = config["groups"]
         self.explicit_padding, self.explicit_mode = config["explicit_padding"], config["explicit_mode"]
         self.codes_shape = list(description.tensors["codes"].shape)

@@ -114,7 +114,9 @@ def describe_float(layer, kind: str, **geometry) -> Description:
     return Description(config, tensors)
 
 
-def _decoded(codes: Tensor, values: Tensor, scale: Tensor, block_size: list[int], along: int, dtype: torch.dtype) -> Tensor:
+def _decoded(
+    codes: Tensor, values: Tensor, scale: Tensor, block_size: list[int], along: int, dtype: torch.dtype
+) -> Tensor:
     moved = values[codes.movedim(along, -1).long()]
     return (moved * expanded(scale, moved.shape, block_size)).movedim(-1, along).to(dtype)
 

@@ -85,7 +85,7 @@ test-cpp: gtest build
 	else echo "GoogleTest: C++ tests skipped"; fi
 
 test-python: build
-	$(PY) -m pytest -q $(PYTEST_ARGS)
+	$(PY) -m pytest -q $(shell $(PY) -c 'import xdist; print("-n $(MAX_JOBS)")' 2>/dev/null) $(PYTEST_ARGS)
 
 # nvcc compiles every CUDA source, even where torch is a CPU build: cuda-check for two architectures, cuda-all for all.
 cuda-check cuda-all: build

@@ -265,6 +265,14 @@ def test_opcheck_compile_and_script():
     assert torch.equal(y.detach(), layer.run().detach()) and layer.w.grad is not None
 
 
+def terms(value, scale, zero_point, grid, grad_scale, upstream):
+    """Absolute values of what each element adds to the gradient of scale and zero_point."""
+    full = scale.detach().expand(value.shape).clone().requires_grad_()
+    zero = None if zero_point is None else zero_point.detach().expand(value.shape).clone().requires_grad_()
+    ops.fake_quantize_learned(value.detach(), full, zero, [1] * value.dim(), *grid, grad_scale).backward(upstream)
+    return full.grad.abs(), None if zero is None else zero.grad.abs()
+
+
 @pytest.mark.parametrize("samples", [False, True])
 def test_learned_scales_get_the_gradients_of_the_learned_fake_quantize(samples):
     layer = Layer(14, n=3, samples=samples)
@@ -283,9 +291,16 @@ def test_learned_scales_get_the_gradients_of_the_learned_fake_quantize(samples):
     blocks = [1] + [-1] * (dims - 1)
     xq = ops.fake_quantize_learned(x, s, z, blocks if samples else [], *layer.grid, 0.5)
     wq = ops.fake_quantize_learned(w, sw, None, blocks, *layer.weight_grid, 0.25)
+    xq.retain_grad()
+    wq.retain_grad()
     torch.nn.functional.conv2d(xq, wq, layer.bias.detach(), *layer.geometry).backward(grad)
-    for a, b in zip(got, leaves):
+    for a, b in zip(got[:2], leaves[:2]):
         assert a.shape == b.grad.shape and relative(a, b.grad.double()) < 1e-5
+    # A scale's gradient is a sum that may cancel: its error is measured by the terms, one for each element.
+    sizes = [*terms(x, s, z, layer.grid, 0.5, xq.grad), terms(w, sw, None, layer.weight_grid, 0.25, wq.grad)[0]]
+    for a, b, size in zip(got[2:], leaves[2:], sizes):
+        size = size.sum(tuple(range(1, size.dim())), keepdim=True) if b.dim() else size.sum()
+        assert a.shape == b.grad.shape and ((a - b.grad).abs() <= 1e-5 * size).all()
 
 
 def test_empty_batch():

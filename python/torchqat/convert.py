@@ -1,23 +1,28 @@
 """convert: every QAT layer becomes its deployed form, made from the weights of that moment."""
 
 import copy
+import warnings
 
 import torch
 from torch import nn
 
+from torchqat.edges import Edge, find_edges
 from torchqat.mapping import deployed_class
 from torchqat.nn.qat._layer import IntegerWeights, QatLayer
 from torchqat.nn.quantized._layer import QuantizedLayer
 from torchqat.prepare import swap_modules
 
 
-def convert(model: nn.Module, *, inplace: bool = False) -> nn.Module:
+def convert(model: nn.Module, *, example_inputs=None, inplace: bool = False) -> nn.Module:
     """The model with integer weights and integer kernels, in eval mode; no fake-quantiser and no float weight is left.
 
     In integer schemes its outputs equal the prepared model's in eval mode bit for bit.
 
     Args:
         model: from prepare_qat, trained or calibrated.
+        example_inputs: a tuple or one tensor that the model can be called with. Given, codes flow between convolutions
+            without a float round trip where the model can be traced (bit-equal; the result is checked on these inputs); where
+            it cannot, a warning says so and the model is converted without.
         inplace: change the given model, freeing float weights as it goes, instead of a copy.
 
     Raises:
@@ -36,30 +41,78 @@ def convert(model: nn.Module, *, inplace: bool = False) -> nn.Module:
     names = {id(m): name for name, m in model.named_modules() if isinstance(m, QatLayer)}
     if not names:
         raise ValueError("convert: model has no QAT layer; prepare it with prepare_qat first")
+    arguments = expected = None
+    edges: dict[int, Edge] = {}
+    if example_inputs is not None:
+        arguments = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
+        edges = _edges(model)
+        expected = _evaluate(model, arguments)
     new = {}
     for module in [m for m in model.modules() if id(m) in names]:
-        new[id(module)] = _deployed(names[id(module)], module)
+        new[id(module)] = _deployed(names[id(module)], module, edges.get(id(module)))
         if inplace:
             model = swap_modules(model, {id(module): new[id(module)]})
             del module
     if not inplace:
         # Old layers map to new ones through the memo, so that their float weights are not copied.
         model = copy.deepcopy(model, dict(new))
-    return model.eval()
+    model.eval()
+    if edges and not _same(_evaluate(model, arguments), expected):
+        raise RuntimeError(
+            "convert: with codes flowing between convolutions the outputs on example_inputs are not the prepared model's; "
+            "convert without example_inputs, and please report it"
+        )
+    return model
 
 
-def _deployed(name: str, layer: QatLayer) -> QuantizedLayer:
+def _edges(model: nn.Module) -> dict[int, Edge]:
+    try:
+        return find_edges(model)
+    except Exception as error:  # noqa: BLE001 - tracing runs the model's own code
+        warnings.warn(
+            f"convert: the model cannot be traced ({type(error).__name__}: {str(error).splitlines()[0]}); it is converted "
+            "without integer edges, and every layer's result is a float tensor",
+            stacklevel=3,
+        )
+        return {}
+
+
+@torch.no_grad()
+def _evaluate(model: nn.Module, arguments: tuple):
+    modes = [(m, m.training) for m in model.modules()]
+    model.eval()
+    try:
+        return model(*arguments)
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _same(a, b) -> bool:
+    flat_a, flat_b = torch.utils._pytree.tree_leaves(a), torch.utils._pytree.tree_leaves(b)
+    return len(flat_a) == len(flat_b) and all(
+        torch.equal(x, y) if isinstance(x, torch.Tensor) else x == y for x, y in zip(flat_a, flat_b)
+    )
+
+
+def _deployed(name: str, layer: QatLayer, edge: Edge | None = None) -> QuantizedLayer:
     try:
         for quantizer in (layer.weight_fake_quant, layer.activation_fake_quant):
             if quantizer is not None and not quantizer.enabled:
                 raise ValueError("quantisation is switched off; call set_fake_quant(model, True) first")
         cls = deployed_class(layer)
-        deployed = cls(cls.describe(layer)).eval()
+        description = cls.describe(layer)
+        if edge is not None:
+            scale, zero_point = edge.consumer.activation_fake_quant.eval_qparams()
+            description.tensors["output_scale"], description.tensors["output_zero_point"] = scale.clone(), zero_point.clone()
+            quantizer = edge.consumer.activation_fake_quant
+            description.config["output"] = {"relu": edge.relu, "quant_min": quantizer.quant_min, "quant_max": quantizer.quant_max}
+        deployed = cls(description).eval()
     except (RuntimeError, ValueError) as error:
         raise type(error)(f"convert: module {name!r}: {error}") from error
-    deployed._forward_hooks, deployed._forward_pre_hooks = layer._forward_hooks, layer._forward_pre_hooks
-    deployed._forward_hooks_with_kwargs = layer._forward_hooks_with_kwargs
-    deployed._forward_pre_hooks_with_kwargs = layer._forward_pre_hooks_with_kwargs
+    # Their own registries: a hook put on the converted layer is none of the prepared one.
+    for hooks in ("_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs"):
+        setattr(deployed, hooks, getattr(layer, hooks).copy())
     return deployed
 
 

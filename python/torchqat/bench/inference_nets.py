@@ -18,7 +18,7 @@ def _converted(model: nn.Module, config: torchqat.QConfig, x: torch.Tensor) -> n
     with torch.no_grad():
         for _ in range(2):
             prepared(x)
-    return torchqat.convert(prepared.eval())
+    return torchqat.convert(prepared.eval(), example_inputs=x)
 
 
 def _run(model: nn.Module, x: torch.Tensor) -> Callable[[], torch.Tensor]:

@@ -1,7 +1,8 @@
 """What every deployed layer shares: its description, made from a QAT layer or read from a file.
 
 A description is a config (plain JSON data) and canonical tensors: `codes` (int8, or uint8 on an unsigned grid, in the
-weight's shape), `weight_scale`, and where they exist `weight_zero_point`, `bias`, `input_scale`, `input_zero_point`.
+weight's shape), `weight_scale`, and where they exist `weight_zero_point`, `bias`, `input_scale`, `input_zero_point`,
+`output_scale`, `output_zero_point` (of the codes that a layer with an integer edge gives).
 Every layer is built from one, so a loaded model and a converted model are the same.
 """
 
@@ -105,8 +106,8 @@ class QuantizedLayer(nn.Module):
     @torch.jit.unused
     def description(self) -> Description:
         """Config and canonical tensors, as files hold them."""
-        names = ("weight_scale", "weight_zero_point", "bias", "input_scale", "input_zero_point")
-        tensors = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        names = ("weight_scale", "weight_zero_point", "bias", "input_scale", "input_zero_point", "output_scale", "output_zero_point")
+        tensors = {name: getattr(self, name) for name in names if getattr(self, name, None) is not None}
         config = _from_text(self.config)
         tensors["weight_scale"] = _canonical_scale(self.weight_scale, config, self.weight_shape())
         return Description(config, {"codes": self.codes_tensor(), **tensors})
@@ -124,7 +125,7 @@ class QuantizedLayer(nn.Module):
 
     @torch.jit.ignore
     def _apply(self, fn, recurse=True):
-        return apply_keeping_dtype(self, super()._apply, fn, ("weight_scale", "input_scale", "scale_panels"), recurse)
+        return apply_keeping_dtype(self, super()._apply, fn, ("weight_scale", "input_scale", "output_scale", "scale_panels"), recurse)
 
     def extra_repr(self) -> str:
         config = _from_text(self.config)

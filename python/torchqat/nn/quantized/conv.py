@@ -57,6 +57,8 @@ class ConvGeometry(QuantizedLayer):
 class Conv(ConvGeometry):
     """Integer convolution in one to three dimensions; padding is exactly zero. Made by torchqat.convert.
 
+    With an integer edge behind it the output is the next layer's uint8 codes; with one before it the input is codes.
+
     Shape: input [N, C, *spatial] or [C, *spatial]; output [N, out_channels, *spatial'].
     """
 
@@ -65,6 +67,10 @@ class Conv(ConvGeometry):
         codes = description.tensors["codes"]
         self.weight_scale = row_scale(self.weight_scale, codes.shape[0])
         self.register_buffer("packed_weight", torch.ops.torchqat.conv_int8_pack(codes, self.groups))
+        output = description.config.get("output", {"relu": False, "quant_min": 0, "quant_max": 255})
+        self.output_relu, self.output_quant_min, self.output_quant_max = output["relu"], output["quant_min"], output["quant_max"]
+        self.register_buffer("output_scale", description.tensors.get("output_scale"))
+        self.register_buffer("output_zero_point", description.tensors.get("output_zero_point"))
 
     @torch.jit.unused
     def codes_tensor(self) -> Tensor:
@@ -84,19 +90,42 @@ class Conv(ConvGeometry):
         if not batched:
             input = input.unsqueeze(0)
         input_scale, input_zero_point = self.qparams(input)
-        y = torch.ops.torchqat.conv_int8(
-            self.padded(input),
-            self.packed_weight,
-            self.weight_scale,
-            self.bias,
-            input_scale,
-            input_zero_point,
-            self.quant_min,
-            self.quant_max,
-            self.kernel_size,
-            self.stride,
-            self.padding,
-            self.dilation,
-            self.groups,
-        )
+        output_scale, output_zero_point = self.output_scale, self.output_zero_point
+        if output_scale is not None and output_zero_point is not None:
+            y = torch.ops.torchqat.conv_int8_codes(
+                self.padded(input),
+                self.packed_weight,
+                self.weight_scale,
+                self.bias,
+                input_scale,
+                input_zero_point,
+                self.quant_min,
+                self.quant_max,
+                self.kernel_size,
+                self.stride,
+                self.padding,
+                self.dilation,
+                self.groups,
+                self.output_relu,
+                output_scale,
+                output_zero_point,
+                self.output_quant_min,
+                self.output_quant_max,
+            )
+        else:
+            y = torch.ops.torchqat.conv_int8(
+                self.padded(input),
+                self.packed_weight,
+                self.weight_scale,
+                self.bias,
+                input_scale,
+                input_zero_point,
+                self.quant_min,
+                self.quant_max,
+                self.kernel_size,
+                self.stride,
+                self.padding,
+                self.dilation,
+                self.groups,
+            )
         return y if batched else y.squeeze(0)

@@ -45,7 +45,7 @@ bench: build
 $(VENV)/.torch-$(TORCH): pyproject.toml
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check "torch==$(TORCH)"
-	$(PY) -m pip install --quiet --disable-pip-version-check "setuptools>=77" wheel "cmake>=3.22" ninja "pybind11>=2.12" numpy
+	$(PY) -m pip install --quiet --disable-pip-version-check "setuptools>=64" wheel "cmake>=3.22" ninja "pybind11>=2.12" numpy
 	rm -f $(VENV)/.torch-* $(VENV)/.package
 	touch $@
 

@@ -18,8 +18,10 @@ from torch import Tensor, nn
 
 from torchqat.mapping import DEPLOYED_LAYERS, FLOAT_OF_DEPLOYED
 from torchqat.nn.qat._layer import QatLayer
+from torchqat.nn.quantized._form import QuantizedForm
 from torchqat.nn.quantized._layer import Description, QuantizedLayer
 from torchqat.prepare import swap_modules
+from torchqat.rewrite import Refused, fill_places
 
 FORMAT_VERSION = 1
 _FILE_BITS = (1, 2, 3, 4, 8)
@@ -60,7 +62,10 @@ def save(model: nn.Module, path) -> None:
         first_name[id(layer)] = name
         modules[name], own = _to_file(layer.description())
         tensors.update({_join(name, key): value for key, value in own.items()})
-    prefixes = tuple(_join(name, "") for name in layers)
+    forms = {name: m for name, m in model.named_modules(remove_duplicate=False) if isinstance(m, QuantizedForm)}
+    for name, form in forms.items():
+        tensors.update({_join(name, key): value for key, value in form.description().tensors.items()})
+    prefixes = tuple(_join(name, "") for name in (*layers, *forms))
     for key, value in model.state_dict().items():
         if key.startswith(prefixes):
             continue
@@ -71,6 +76,7 @@ def save(model: nn.Module, path) -> None:
     description = {
         "modules": modules,
         "shared_modules": shared,
+        "forms": {name: form.description().config for name, form in forms.items()},
         "identities": [n for n, m in model.named_modules(remove_duplicate=False) if type(m) is nn.Identity],
         "aliases": aliases,
     }
@@ -203,7 +209,7 @@ def load(path, float_model: nn.Module) -> nn.Module:
 
         owned = {}
         for key in [*keys, *aliases]:
-            for name in description["modules"]:
+            for name in (*description["modules"], *description.get("forms", {})):
                 if key.startswith(_join(name, "")) and "." not in key[len(_join(name, "")) :]:
                     owned[key] = name
         new = {}
@@ -211,11 +217,21 @@ def load(path, float_model: nn.Module) -> nn.Module:
             old = _float_layer(path, float_model, name, config)
             own = {key[len(_join(name, "")) :]: tensor(key) for key, owner in owned.items() if owner == name}
             new[id(old)] = _from_file(path, name, config, own)
+        forms = {}
+        for name, config in description.get("forms", {}).items():
+            own = {key[len(_join(name, "")) :]: tensor(key) for key, owner in owned.items() if owner == name}
+            forms[name] = _form_from_file(path, name, config, own)
+            if config["place"][0] == "module":
+                new[id(_float_module(path, float_model, name, config))] = forms[name]
         for name in description["identities"]:
             old = _submodule(path, float_model, name)
             if isinstance(old, nn.modules.batchnorm._BatchNorm):
                 new[id(old)] = nn.Identity()
         model = _with_layers(float_model, new)
+        try:
+            model = fill_places(model, forms)
+        except (Refused, AttributeError) as error:
+            raise ValueError(f"torchqat.load: {path} holds integer forms that do not fit float_model: {error}") from None
         rest = {key: tensor(key) for key in [*keys, *aliases] if key not in owned}
     _load_rest(path, model, rest)
     return model.eval()
@@ -240,6 +256,22 @@ def _float_layer(path, model, name, config) -> nn.Module:
             f"{type(layer).__name__} with weight {shape}"
         )
     return layer
+
+
+def _float_module(path, model, name, config) -> nn.Module:
+    module = _submodule(path, model, name)
+    if type(module) not in FLOAT_OF_DEPLOYED.get(config["layer"], ()):
+        raise ValueError(
+            f"torchqat.load: {path} has at {name!r} a {config['layer']}, float_model has a {type(module).__name__}"
+        )
+    return module
+
+
+def _form_from_file(path, name, config, tensors) -> QuantizedForm:
+    try:
+        return DEPLOYED_LAYERS[config["layer"]](Description(config, tensors)).eval()
+    except (KeyError, RuntimeError, ValueError, TypeError, IndexError) as error:
+        raise ValueError(f"torchqat.load: module {name!r} in {path} is damaged ({error!r})") from error
 
 
 def _from_file(path, name, config, tensors) -> QuantizedLayer:
@@ -267,7 +299,7 @@ def _with_layers(float_model, new) -> nn.Module:
 
 def _load_rest(path, model, rest: dict) -> None:
     quantized = tuple(
-        _join(n, "") for n, m in model.named_modules(remove_duplicate=False) if isinstance(m, QuantizedLayer)
+        _join(n, "") for n, m in model.named_modules(remove_duplicate=False) if isinstance(m, (QuantizedLayer, QuantizedForm))
     )
     wanted = {key: value for key, value in model.state_dict(keep_vars=True).items() if not key.startswith(quantized)}
     if missing := sorted(wanted.keys() - rest.keys()):

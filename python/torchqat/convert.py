@@ -7,8 +7,10 @@ import torch
 from torch import nn
 
 from torchqat.edges import Edge, find_edges
-from torchqat.mapping import deployed_class
+from torchqat.mapping import FORM_TO_DEPLOYED, deployed_class
+from torchqat.nn.qat._form import QatForm
 from torchqat.nn.qat._layer import IntegerWeights, QatLayer
+from torchqat.nn.quantized._form import QuantizedForm
 from torchqat.nn.quantized._layer import QuantizedLayer
 from torchqat.prepare import swap_modules
 
@@ -38,7 +40,7 @@ def convert(model: nn.Module, *, example_inputs=None, inplace: bool = False) -> 
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"convert: model must be a torch.nn.Module, got {type(model).__name__}")
-    names = {id(m): name for name, m in model.named_modules() if isinstance(m, QatLayer)}
+    names = {id(m): name for name, m in model.named_modules() if isinstance(m, (QatLayer, QatForm))}
     if not names:
         raise ValueError("convert: model has no QAT layer; prepare it with prepare_qat first")
     arguments = expected = None
@@ -95,12 +97,13 @@ def _same(a, b) -> bool:
     )
 
 
-def _deployed(name: str, layer: QatLayer, edge: Edge | None = None) -> QuantizedLayer:
+def _deployed(name: str, layer: QatLayer | QatForm, edge: Edge | None = None) -> QuantizedLayer | QuantizedForm:
+    is_form = isinstance(layer, QatForm)
     try:
-        for quantizer in (layer.weight_fake_quant, layer.activation_fake_quant):
+        for quantizer in layer.quantizers() if is_form else (layer.weight_fake_quant, layer.activation_fake_quant):
             if quantizer is not None and not quantizer.enabled:
                 raise ValueError("quantisation is switched off; call set_fake_quant(model, True) first")
-        cls = deployed_class(layer)
+        cls = FORM_TO_DEPLOYED[type(layer)] if is_form else deployed_class(layer)
         description = cls.describe(layer)
         if edge is not None:
             scale, zero_point = edge.consumer.activation_fake_quant.eval_qparams()

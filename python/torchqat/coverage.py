@@ -7,7 +7,9 @@ from torch import nn
 
 from torchqat.fake_quantize import FakeQuantize
 from torchqat.mapping import CONV_BN_TO_QAT, FLOAT_TO_QAT
+from torchqat.nn.qat._form import QatForm
 from torchqat.nn.qat._layer import QatLayer
+from torchqat.nn.quantized._form import QuantizedForm
 from torchqat.nn.quantized._layer import QuantizedLayer
 from torchqat.nn.quantized.input_rounding import InputRounding
 from torchqat.observers import RangeObserver
@@ -75,6 +77,9 @@ def coverage(model: nn.Module) -> Coverage:
             rows.append(
                 Row(name or "(model)", type(module).__name__, True, _scheme(module), _count(module, counted, deep=True))
             )
+        elif isinstance(module, (QatForm, QuantizedForm)):
+            inside.append(f"{name}." if name else "")
+            rows.append(Row(name or "(model)", type(module).__name__, True, "integer form", 0))
         elif not list(module.children()) or list(module.parameters(recurse=False)):
             rows.append(Row(name or "(model)", type(module).__name__, False, _reason(module), _count(module, counted)))
     return Coverage(rows + _functions(model))
@@ -123,7 +128,7 @@ def _reason(module: nn.Module) -> str:
 
 class _Tracer(torch.fx.Tracer):
     def is_leaf_module(self, module, qualified_name):
-        return isinstance(module, (QatLayer, QuantizedLayer)) or super().is_leaf_module(module, qualified_name)
+        return isinstance(module, (QatLayer, QuantizedLayer, QatForm, QuantizedForm)) or super().is_leaf_module(module, qualified_name)
 
 
 def _functions(model: nn.Module) -> list[Row]:

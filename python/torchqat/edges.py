@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
+from torchqat.nn.qat._form import QatForm
 from torchqat.nn.qat._layer import QatLayer
 from torchqat.nn.qat.conv import _Conv
 
@@ -27,7 +28,7 @@ class Edge(NamedTuple):
 
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        return isinstance(module, QatLayer) or super().is_leaf_module(module, name)
+        return isinstance(module, (QatLayer, QatForm)) or super().is_leaf_module(module, name)
 
 
 def find_edges(model: nn.Module) -> dict[int, Edge]:

@@ -50,6 +50,11 @@ QAT_TO_DEPLOYED = {
     qat.EmbeddingBag: (None, None, quantized.EmbeddingBag, None),
 }
 
+# Integer forms of operations without weights.
+FORM_TO_DEPLOYED = {
+    qat.Output: quantized.Output,
+}
+
 # By the name that a description (and so a file) carries.
 DEPLOYED_LAYERS = {
     kind.__name__: kind
@@ -63,12 +68,13 @@ DEPLOYED_LAYERS = {
         quantized.LinearFloatGrid,
         quantized.LinearGrouped,
         quantized.LinearWeightOnly,
+        *FORM_TO_DEPLOYED.values(),
     )
 }
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
-# Float layers that a deployed one may stand in for, when a file is loaded.
+# Float modules that a deployed one may stand in for, when a file is loaded.
 FLOAT_OF_DEPLOYED = {
     "Conv": _CONVOLUTIONS,
     "ConvFloatGrid": _CONVOLUTIONS,
@@ -79,4 +85,5 @@ FLOAT_OF_DEPLOYED = {
     "LinearFloatGrid": (nn.Linear,),
     "LinearGrouped": (nn.Linear,),
     "LinearWeightOnly": (nn.Linear,),
+    "Output": (nn.Identity,),
 }

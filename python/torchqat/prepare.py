@@ -7,11 +7,14 @@ import fnmatch
 
 from torch import nn
 
-from torchqat.config import QConfig
+from torchqat.config import QConfig, QuantSpec
 from torchqat.fake_quantize import FakeQuantize
 from torchqat.folding import find_conv_bn, observe_calls
 from torchqat.mapping import CONV_BN_TO_QAT, FLOAT_TO_QAT, INDEX_INPUT
+from torchqat.nn.qat._form import QatForm
 from torchqat.nn.qat._layer import QatLayer
+from torchqat.nn.qat.output import Output, check_output_spec
+from torchqat.rewrite import Refused, append_outputs
 
 _GLOB = set("*?[")
 
@@ -22,6 +25,7 @@ def prepare_qat(
     *,
     overrides: dict | None = None,
     example_inputs=None,
+    output: QuantSpec | None = None,
     inplace: bool = False,
 ) -> nn.Module:
     """A model that trains with quantisation in place of its Linear, convolution and embedding layers.
@@ -36,11 +40,15 @@ def prepare_qat(
             number of characters that are not wildcards, then types, the innermost first.
         example_inputs: a tuple of arguments, or one tensor. The model is run on it once, in eval mode, so that BatchNorms can be
             folded in models that torch.fx cannot trace, and modules that are never called stay in float.
-        inplace: change the given model instead of a copy.
+        output: an integer QuantSpec with one static scale for the model's own output, so that a deployed graph ends in integers. The
+            model then returns values on that grid, prepared and converted alike; `nn.quantized.Output` says how to get the codes. A
+            model that is not an nn.Sequential becomes a torch.fx.GraphModule with the same children and names.
+        inplace: change the given model instead of a copy; with output, use what is returned.
 
     Raises:
-        TypeError: model is no nn.Module, qconfig no QConfig.
-        ValueError: an override matches nothing; nothing would be quantised; the model is prepared already.
+        TypeError: model is no nn.Module, qconfig no QConfig, output no QuantSpec.
+        ValueError: an override matches nothing; nothing would be quantised; the model is prepared already; the
+            forward of a model with output cannot be traced.
 
     Example:
         >>> import torch, torchqat
@@ -54,7 +62,9 @@ def prepare_qat(
     qconfig = QConfig.int8() if qconfig is None else qconfig
     if not isinstance(qconfig, QConfig):
         raise TypeError(f"prepare_qat: qconfig must be a QConfig, got {type(qconfig).__name__}")
-    if any(isinstance(m, QatLayer) for m in model.modules()):
+    if output is not None:
+        check_output_spec(output)
+    if any(isinstance(m, (QatLayer, QatForm)) for m in model.modules()):
         raise ValueError("prepare_qat: model is already prepared")
     chosen = resolve(model, qconfig, overrides or {})
     pairs = None
@@ -74,7 +84,26 @@ def prepare_qat(
         chosen = {id(copies[names[key]]): config for key, config in chosen.items()}
         if pairs is not None:
             pairs = [(copies[names[id(conv)]], copies[names[id(bn)]]) for conv, bn in pairs]
-    return swap_modules(model, _replacements(model, chosen, find_conv_bn(model) if pairs is None else pairs))
+    model = swap_modules(model, _replacements(model, chosen, find_conv_bn(model) if pairs is None else pairs))
+    return model if output is None else _with_output(model, output)
+
+
+def _with_output(model: nn.Module, spec: QuantSpec) -> nn.Module:
+    tensor = next((t for t in (*model.parameters(), *model.buffers())), None)
+
+    def make(i: int) -> Output:
+        form = Output(spec, None if tensor is None else tensor.device, model.training)
+        form.place = ("output", i)
+        return form
+
+    try:
+        # A layer cannot be given a child and keep computing as it does; around it is room.
+        return append_outputs(nn.Sequential(model).train(model.training) if isinstance(model, QatLayer) else model, make)
+    except Refused as error:
+        raise ValueError(
+            f"prepare_qat: output cannot be put behind {type(model).__name__}: {error}; wrap the model, "
+            "torch.nn.Sequential(model)"
+        ) from error
 
 
 def resolve(model: nn.Module, qconfig: QConfig, overrides: dict) -> dict[int, QConfig | None]:

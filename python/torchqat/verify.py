@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from torchqat.nn.qat._form import QatForm
 from torchqat.nn.qat._layer import QatLayer
 from torchqat.prepare import set_fake_quant
 
@@ -78,7 +79,7 @@ def verify(prepared: nn.Module, converted: nn.Module, batches) -> Report:
         >>> torchqat.verify(prepared, torchqat.convert(prepared), [torch.randn(8, 4)]).equal
         True
     """
-    layers = {name: m for name, m in prepared.named_modules() if isinstance(m, QatLayer)}
+    layers = {name: m for name, m in prepared.named_modules() if isinstance(m, (QatLayer, QatForm))}
     deployed = dict(converted.named_modules())
     if not layers:
         raise ValueError("verify: prepared has no QAT layer")

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torchqat.convert import convert
 from torchqat.export.onnx_layers import ONNX_LAYERS, OnnxWeight
 from torchqat.nn.qat._layer import QatLayer
+from torchqat.nn.quantized._form import QuantizedForm
 from torchqat.nn.quantized._layer import QuantizedLayer
 
 # torch's tracing exporter ends at 20; 21 adds only types and blocks (4-bit integers, scales in groups) to what it writes.
@@ -102,7 +103,7 @@ def _stand_in(model: nn.Module) -> nn.Module:
     """A copy with each deployed layer written as Q/DQ."""
     new: dict[int, nn.Module] = {}
     for name, module in model.named_modules():
-        if not isinstance(module, QuantizedLayer):
+        if not isinstance(module, (QuantizedLayer, QuantizedForm)):
             continue
         described = module.description()
         kind = ONNX_LAYERS.get(described.config["layer"])

@@ -179,12 +179,32 @@ class OnnxEmbedding(_Layer):
         return F.embedding(input, self.weight())
 
 
+class OnnxForm(nn.Module):
+    """An operation on rounded inputs: the base of every integer form without weights."""
+
+    def __init__(self, config: dict, tensors: dict[str, Tensor]):
+        super().__init__()
+        self.config = config
+        self.inputs = nn.ModuleList(
+            OnnxActivation(grid, tensors[f"input_scale_{i}"], tensors[f"input_zero_point_{i}"])
+            for i, grid in enumerate(config["inputs"])
+        )
+
+
+class OnnxOutput(OnnxForm):
+    """Shape: any."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self.inputs[0](input)
+
+
 # By the name that a description carries.
-ONNX_LAYERS: dict[str, type[_Layer]] = {
+ONNX_LAYERS: dict[str, type[nn.Module]] = {
     "Conv": OnnxConv,
     "ConvWeightOnly": OnnxConv,
     "Embedding": OnnxEmbedding,
     "Linear": OnnxLinear,
     "LinearGrouped": OnnxLinear,
     "LinearWeightOnly": OnnxLinear,
+    "Output": OnnxOutput,
 }

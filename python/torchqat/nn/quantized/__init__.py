@@ -7,6 +7,7 @@ from torchqat.nn.quantized.float_grid import ConvFloatGrid, LinearFloatGrid
 from torchqat.nn.quantized.linear import Linear
 from torchqat.nn.quantized.linear_grouped import LinearGrouped
 from torchqat.nn.quantized.linear_weight_only import LinearWeightOnly
+from torchqat.nn.quantized.output import Output
 
 __all__ = [
     "Conv",
@@ -18,4 +19,5 @@ __all__ = [
     "LinearFloatGrid",
     "LinearGrouped",
     "LinearWeightOnly",
+    "Output",
 ]

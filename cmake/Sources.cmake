@@ -4,6 +4,10 @@ set(TORCHQAT_KERNEL_SOURCES
   csrc/cpu/kernels/affine_avx2.cpp
   csrc/cpu/kernels/affine_avx512.cpp
   csrc/cpu/kernels/affine_scalar.cpp
+  csrc/cpu/kernels/batch_norm.cpp
+  csrc/cpu/kernels/batch_norm_avx2.cpp
+  csrc/cpu/kernels/batch_norm_avx512.cpp
+  csrc/cpu/kernels/batch_norm_scalar.cpp
   csrc/cpu/kernels/blocks.cpp
   csrc/cpu/kernels/conv_grad.cpp
   csrc/cpu/kernels/conv_int8_amx.cpp
@@ -67,6 +71,7 @@ set(TORCHQAT_TORCH_SOURCES
   csrc/autocast/linear_grouped.cpp
   csrc/autocast/linear_int8.cpp
   csrc/autocast/qat_conv_int8.cpp
+  csrc/autograd/batch_norm.cpp
   csrc/autograd/fake_quantize.cpp
   csrc/autograd/float_grid.cpp
   csrc/autograd/histogram.cpp
@@ -79,6 +84,7 @@ set(TORCHQAT_TORCH_SOURCES
   csrc/autograd/qparams.cpp
   csrc/autograd/quantize.cpp
   csrc/autograd/stochastic.cpp
+  csrc/cpu/batch_norm.cpp
   csrc/cpu/block_view.cpp
   csrc/cpu/conv_int8.cpp
   csrc/cpu/embedding.cpp
@@ -102,6 +108,7 @@ set(TORCHQAT_TORCH_SOURCES
   csrc/cpu/qparams.cpp
   csrc/cpu/quantize.cpp
   csrc/cpu/stochastic.cpp
+  csrc/meta/batch_norm.cpp
   csrc/meta/conv_int8.cpp
   csrc/meta/embedding.cpp
   csrc/meta/fake_quantize.cpp
@@ -119,6 +126,7 @@ set(TORCHQAT_TORCH_SOURCES
   csrc/meta/qparams.cpp
   csrc/meta/quantize.cpp
   csrc/meta/stochastic.cpp
+  csrc/ops/batch_norm.cpp
   csrc/ops/blocks.cpp
   csrc/ops/conv_int8.cpp
   csrc/ops/embedding.cpp
@@ -172,6 +180,7 @@ set(TORCHQAT_CUDA_TORCH_SOURCES
 list(TRANSFORM TORCHQAT_CUDA_TORCH_SOURCES PREPEND ${PROJECT_SOURCE_DIR}/)
 
 set(TORCHQAT_PUBLIC_HEADERS
+  csrc/include/torchqat/batch_norm.h
   csrc/include/torchqat/conv_int8.h
   csrc/include/torchqat/embedding.h
   csrc/include/torchqat/export.h

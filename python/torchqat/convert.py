@@ -10,6 +10,7 @@ from torchqat.edges import Edge, find_edges
 from torchqat.mapping import FORM_TO_DEPLOYED, deployed_class
 from torchqat.nn.qat._form import QatForm
 from torchqat.nn.qat._layer import IntegerWeights, QatLayer
+from torchqat.nn.qat.relu import release, released
 from torchqat.nn.quantized._form import QuantizedForm
 from torchqat.nn.quantized._layer import QuantizedLayer
 from torchqat.prepare import swap_modules
@@ -59,6 +60,7 @@ def convert(model: nn.Module, *, example_inputs=None, inplace: bool = False) -> 
         # Old layers map to new ones through the memo, so that their float weights are not copied.
         model = copy.deepcopy(model, dict(new))
     model.eval()
+    release(model)
     if edges and not _same(_evaluate(model, arguments), expected):
         raise RuntimeError(
             "convert: with codes flowing between convolutions the outputs on example_inputs are not the prepared model's; "
@@ -69,7 +71,8 @@ def convert(model: nn.Module, *, example_inputs=None, inplace: bool = False) -> 
 
 def _edges(model: nn.Module) -> dict[int, Edge]:
     try:
-        return find_edges(model)
+        with released(model):
+            return find_edges(model)
     except Exception as error:  # noqa: BLE001 - tracing runs the model's own code
         warnings.warn(
             f"convert: the model cannot be traced ({type(error).__name__}: {str(error).splitlines()[0]}); it is converted "

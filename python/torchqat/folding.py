@@ -1,4 +1,4 @@
-"""Finds the BatchNorms that can be folded into the convolution before them: only where it is certain.
+"""Finds the BatchNorms that can be folded into the convolution before them, and the ReLUs behind those: only where it is certain.
 
 A pair is certain when a traced graph shows that the convolution's one use is this BatchNorm, and each is called once.
 What torch.fx cannot trace is split into its children, down to plain nn.Sequential; or, given example inputs, the model is
@@ -6,6 +6,7 @@ run and watched.
 """
 
 from collections import Counter
+from collections.abc import Callable
 
 import torch.fx
 from torch import Tensor, nn
@@ -28,32 +29,49 @@ def fits(conv: nn.Module, bn: nn.Module) -> bool:
 
 def find_conv_bn(model: nn.Module) -> list[tuple[nn.Module, nn.Module]]:
     """(convolution, BatchNorm) pairs of the model that may be folded."""
+    return _find(model, fits)
+
+
+def find_relus(model: nn.Module, pairs: list) -> dict[int, nn.Module]:
+    """The ReLU that certainly follows, by id of the BatchNorm of a pair; hooks would notice, so none where there are any."""
+    bare = {id(bn) for conv, bn in pairs if not _hooked(conv)}
+    found = _find(model, lambda bn, relu: id(bn) in bare and type(relu) is nn.ReLU and not _hooked(relu))
+    return {id(bn): relu for bn, relu in found}
+
+
+def _hooked(module: nn.Module) -> bool:
+    registries = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return any(map(len, registries))
+
+
+def _find(model: nn.Module, fits: Callable[[nn.Module, nn.Module], bool]) -> list[tuple[nn.Module, nn.Module]]:
+    """Neighbours that fit, the second the one use of the first, each called once and registered once."""
     registered = Counter(id(m) for _, m in model.named_modules(remove_duplicate=False))
     pairs = []
-    _search(model, pairs)
-    return [(conv, bn) for conv, bn in pairs if registered[id(conv)] == 1 and registered[id(bn)] == 1]
+    _search(model, pairs, fits)
+    return [(a, b) for a, b in pairs if registered[id(a)] == 1 and registered[id(b)] == 1]
 
 
-def _search(module: nn.Module, pairs: list) -> None:
+def _search(module: nn.Module, pairs: list, fits: Callable[[nn.Module, nn.Module], bool]) -> None:
     if not any(type(m) in CONV_BN_TO_QAT for m in module.modules()):
         return
     try:
         graph = _Tracer().trace(module)
     except Exception:  # whatever a model's forward does with a proxy: its children are looked at one by one
         if type(module) is nn.Sequential:
-            _adjacent(module, pairs)
+            _adjacent(module, pairs, fits)
         for child in module.children():
-            _search(child, pairs)
+            _search(child, pairs, fits)
         return
-    pairs.extend(_pairs_of_graph(module, graph))
+    pairs.extend(_pairs_of_graph(module, graph, fits))
 
 
-def _adjacent(sequential: nn.Sequential, pairs: list) -> None:
+def _adjacent(sequential: nn.Sequential, pairs: list, fits: Callable[[nn.Module, nn.Module], bool]) -> None:
     children = list(sequential.children())
     pairs.extend((a, b) for a, b in zip(children, children[1:]) if fits(a, b))
 
 
-def _pairs_of_graph(root: nn.Module, graph) -> list[tuple[nn.Module, nn.Module]]:
+def _pairs_of_graph(root: nn.Module, graph, fits: Callable[[nn.Module, nn.Module], bool]) -> list[tuple[nn.Module, nn.Module]]:
     calls = [(node, root.get_submodule(node.target)) for node in graph.nodes if node.op == "call_module"]
     times = Counter(id(module) for _, module in calls)
     modules = dict(calls)

@@ -9,11 +9,12 @@ from torch import nn
 
 from torchqat.config import QConfig, QuantSpec
 from torchqat.fake_quantize import FakeQuantize
-from torchqat.folding import find_conv_bn, observe_calls
+from torchqat.folding import find_conv_bn, find_relus, observe_calls
 from torchqat.mapping import CONV_BN_TO_QAT, FLOAT_TO_QAT, INDEX_INPUT
 from torchqat.nn.qat._form import QatForm
 from torchqat.nn.qat._layer import QatLayer
 from torchqat.nn.qat.output import Output, check_output_spec
+from torchqat.nn.qat.relu import AbsorbedReLU
 from torchqat.rewrite import Refused, append_outputs
 
 _GLOB = set("*?[")
@@ -171,12 +172,16 @@ def _replacements(model: nn.Module, chosen: dict, pairs: list) -> dict[int, nn.M
     """New modules by id of what they replace."""
     names = {id(m): name for name, m in model.named_modules()}
     new = {}
+    relus = find_relus(model, pairs)
     for conv, bn in pairs:
         config = chosen.get(id(conv))
         if config is None or config.weight is None:
             continue
         new[id(conv)] = _named(names[id(conv)], CONV_BN_TO_QAT[type(conv)][1].from_float, conv, bn, config)
         new[id(bn)] = nn.Identity().train(bn.training)
+        if (relu := relus.get(id(bn))) is not None:
+            new[id(relu)] = AbsorbedReLU.from_float(relu)
+            new[id(conv)].absorb(new[id(relu)])
     for module in list(model.modules()):
         config = chosen.get(id(module))
         if config is not None and id(module) not in new:

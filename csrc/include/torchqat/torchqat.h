@@ -2,6 +2,7 @@
 // Linking the CMake target torchqat::torchqat registers the ops; nothing need be called.
 #pragma once
 
+#include <torchqat/batch_norm.h>
 #include <torchqat/conv_int8.h>
 #include <torchqat/embedding.h>
 #include <torchqat/fake_quantize.h>

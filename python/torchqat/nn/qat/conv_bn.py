@@ -6,6 +6,10 @@ from torch import Tensor, nn
 from torchqat.config import QConfig
 from torchqat.nn.qat._layer import adopt
 from torchqat.nn.qat.conv import _Conv
+from torchqat.nn.qat.relu import AbsorbedReLU
+from torchqat.observers import in_recomputation
+
+_PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 class _ConvBn(_Conv):
@@ -15,6 +19,10 @@ class _ConvBn(_Conv):
     constant). Where each output channel has scales of its own, quantising `weight` gives the same codes and `/ f` is left
     out. In eval mode, or once BatchNorm is frozen, the bias is `beta + (bias - mean) * f` and what is computed is what is
     deployed.
+
+    A live BatchNorm and the ReLU that was absorbed, if any, run in one op that keeps the convolution's result only; the
+    BatchNorm module itself is called where it has hooks, is of a class of its own or averages cumulatively, and outside the
+    CPU. Activation checkpointing does not move the running statistics a second time.
     """
 
     quantizes_whole_weight = False
@@ -33,8 +41,49 @@ class _ConvBn(_Conv):
         new = adopt(cls, conv)
         new.bn = bn
         new.bn_frozen = False
+        new.absorbed = None
+        new.absorbs_relu = False
+        new.bn_plain = new._bn_is_plain()
         new.configure(qconfig)
         return new
+
+    @torch.jit.unused
+    def absorb(self, relu: AbsorbedReLU) -> None:
+        """From now on clip what this layer returns while `relu` is in training mode (where it passes its input on)."""
+        # In a tuple, so that it is no submodule here.
+        self.absorbed = (relu,)
+        self.absorbs_relu = True
+
+    @torch.jit.unused
+    def _clips(self) -> bool:
+        return self.absorbed is not None and self.absorbed[0].training
+
+    @torch.jit.unused
+    def _bn_is_plain(self) -> bool:
+        bn = self.bn
+        hooks = (bn._forward_hooks, bn._forward_pre_hooks, bn._backward_hooks, bn._backward_pre_hooks)
+        return type(bn) in _PLAIN and bn.momentum is not None and bn.running_mean is not None and not any(map(len, hooks))
+
+    def batch_norm(self, y: Tensor) -> Tensor:
+        """BatchNorm by the batch's statistics, moving the running ones; and the absorbed ReLU."""
+        if torch.jit.is_scripting():
+            plain, relu, repeated = self.bn_plain, self.absorbs_relu and self.training, False
+        else:
+            plain, relu, repeated = self._bn_is_plain(), self._clips(), in_recomputation()
+        usual = y.dim() == self.spatial_dims + 2 and y.dtype != torch.float64 and y.device.type == "cpu" and y.numel() > 0
+        if not (plain and usual):
+            y = self.bn(y)
+            return torch.relu(y) if relu else y
+        out, mean, var = torch.ops.torchqat.batch_norm_relu(y, self.bn.weight, self.bn.bias, self.bn.eps, relu)
+        running_mean, running_var, batches = self.bn.running_mean, self.bn.running_var, self.bn.num_batches_tracked
+        momentum = self.bn.momentum
+        if not repeated and running_mean is not None and running_var is not None and momentum is not None:
+            if batches is not None:
+                batches.add_(1)
+            torch.ops.torchqat.batch_norm_update_(
+                running_mean, running_var, mean, var, y.numel() // max(y.size(1), 1), momentum
+            )
+        return out
 
     def configure(self, qconfig: QConfig) -> None:
         kind = "tensor" if qconfig.weight is None else qconfig.weight.parsed_granularity.kind
@@ -80,7 +129,7 @@ class _ConvBn(_Conv):
     def forward(self, input: Tensor) -> Tensor:
         if self.bn.training and not self.bn_frozen:
             if self.scales_follow_channels or self.learned_follows_channels:
-                return self.bn(self.quantized_conv(input, self.weight, self.bias, None))
+                return self.batch_norm(self.quantized_conv(input, self.weight, self.bias, None))
             factor = self.fold_factor().detach()
             factor = torch.where(factor == 0, torch.ones_like(factor), factor)
             weight = self.weight * factor.reshape(self.channel_shape).to(self.weight.dtype)
@@ -90,9 +139,14 @@ class _ConvBn(_Conv):
             bias = self.bias
             if bias is not None:
                 y = y + bias.reshape(channels).to(y.dtype)
-            return self.bn(y)
+            return self.batch_norm(y)
         weight, bias = self.effective_weight()
-        return self.quantized_conv(input, weight, bias, self.folded_scale())
+        y = self.quantized_conv(input, weight, bias, self.folded_scale())
+        if torch.jit.is_scripting():
+            relu = self.absorbs_relu and self.training
+        else:
+            relu = self._clips()
+        return torch.relu(y) if relu else y
 
 
 class ConvBn1d(_ConvBn, nn.Conv1d):

@@ -58,14 +58,15 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> batch_norm_relu_autograd(const at
   return batch_norm_relu(input, weight, bias, eps, relu);
 }
 
-at::Tensor& update_inplace(at::Tensor& running_mean, at::Tensor& running_var, const at::Tensor& mean, const at::Tensor& var,
+at::Tensor update_inplace(at::Tensor& running_mean, at::Tensor& running_var, const at::Tensor& mean, const at::Tensor& var,
                            c10::SymInt count, double momentum) {
+  at::Tensor unbiased;
   {
     at::AutoDispatchBelowADInplaceOrView below;
-    batch_norm_update_symint(running_mean, running_var, mean, var, std::move(count), momentum);
+    unbiased = batch_norm_update_symint(running_mean, running_var, mean, var, std::move(count), momentum);
   }
   for (const auto& state : {running_mean, running_var}) torch::autograd::impl::bump_version(state);
-  return running_mean;
+  return unbiased;
 }
 
 TORCH_LIBRARY_IMPL(torchqat, Autograd, m) {

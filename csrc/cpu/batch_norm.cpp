@@ -100,20 +100,20 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> backward_cpu(const at::Tensor& gr
   return {dx, wanted[1] ? (sums[1] / variance.sqrt()).to(at::kFloat) : none, wanted[2] ? sums[0].to(at::kFloat) : none};
 }
 
-at::Tensor& update_cpu(at::Tensor& running_mean, at::Tensor& running_var, const at::Tensor& mean, const at::Tensor& var, int64_t count,
+at::Tensor update_cpu(at::Tensor& running_mean, at::Tensor& running_var, const at::Tensor& mean, const at::Tensor& var, int64_t count,
                        double momentum) {
   check_batch_norm_update(running_mean, running_var, mean, var, count, momentum);
-  if (count == 0) return running_mean;
-  const double unbiased = static_cast<double>(count) / static_cast<double>(count - 1);
-  const auto update = [&](at::Tensor& running, const at::Tensor& now, double factor) {
+  const at::Tensor unbiased = var.to(at::kFloat) * (count == 0 ? 1.0 : static_cast<double>(count) / static_cast<double>(count - 1));
+  if (count == 0) return unbiased;
+  const auto update = [&](at::Tensor& running, const at::Tensor& now) {
     at::Tensor wide = running.to(at::kFloat).contiguous();
     const at::Tensor values = now.to(at::kFloat).contiguous();
-    bn::update_average(wide.mutable_data_ptr<float>(), values.const_data_ptr<float>(), wide.numel(), factor, momentum);
+    bn::update_average(wide.mutable_data_ptr<float>(), values.const_data_ptr<float>(), wide.numel(), momentum);
     if (!wide.is_same(running)) running.copy_(wide);
   };
-  update(running_mean, mean, 1.0);
-  update(running_var, var, unbiased);
-  return running_mean;
+  update(running_mean, mean);
+  update(running_var, unbiased);
+  return unbiased;
 }
 
 TORCH_LIBRARY_IMPL(torchqat, CPU, m) {

@@ -24,10 +24,10 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> backward_meta(const at::Tensor&, 
           sums(wanted[1]), sums(wanted[2])};
 }
 
-at::Tensor& update_meta(at::Tensor& running_mean, at::Tensor& running_var, const at::Tensor& mean, const at::Tensor& var,
+at::Tensor update_meta(at::Tensor& running_mean, at::Tensor& running_var, const at::Tensor& mean, const at::Tensor& var,
                         c10::SymInt count, double momentum) {
   check_batch_norm_update(running_mean, running_var, mean, var, count, momentum);
-  return running_mean;
+  return at::empty_symint(var.sym_sizes(), var.options().dtype(at::kFloat));
 }
 
 TORCH_LIBRARY_IMPL(torchqat, Meta, m) {

@@ -15,7 +15,7 @@ TORCH_LIBRARY_FRAGMENT(torchqat, m) {
       "float eps, bool relu, bool[3] output_mask) -> (Tensor grad_input, Tensor grad_weight, Tensor grad_bias)");
   m.def(
       "batch_norm_update_(Tensor(a!) running_mean, Tensor(b!) running_var, Tensor mean, Tensor var, SymInt count, float momentum) "
-      "-> Tensor(a!)");
+      "-> Tensor unbiased_var");
 }
 
 void check_batch_norm_relu(const at::Tensor& input, const std::optional<at::Tensor>& weight, const std::optional<at::Tensor>& bias,
@@ -74,8 +74,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> batch_norm_relu_backward(
 
 at::Tensor batch_norm_update_symint(at::Tensor& running_mean, at::Tensor& running_var, const at::Tensor& mean, const at::Tensor& var,
                                     c10::SymInt count, double momentum) {
-  using Signature = at::Tensor&(at::Tensor&, at::Tensor&, const at::Tensor&, const at::Tensor&, c10::SymInt, double);
-  static const auto op = find_op<Signature>("torchqat::batch_norm_update_");
+  static const auto op = find_op<decltype(batch_norm_update_symint)>("torchqat::batch_norm_update_");
   return op.call(running_mean, running_var, mean, var, std::move(count), momentum);
 }
 

@@ -9,6 +9,7 @@ from torch import nn
 import torchqat
 from torchqat import QConfig, QuantSpec
 from torchqat.nn import qat
+from torchqat.nn.qat._layer import QatLayer
 
 INT4 = QConfig.int4_weight_only()
 INT8 = QConfig.int8()
@@ -30,7 +31,7 @@ def kinds(model):
 
 
 def qat_types(model):
-    return {name: type(m) for name, m in model.named_modules() if type(m).__module__.startswith("torchqat.nn.qat")}
+    return {name: type(m) for name, m in model.named_modules() if isinstance(m, QatLayer)}
 
 
 def test_layers_are_swapped_and_the_original_is_left_alone():

@@ -39,9 +39,9 @@ void merge_moments(const Shape& s, const Moments& parts, float* mean, float* var
   }
 }
 
-void update_average(float* running, const float* now, int64_t n, double factor, double momentum) {
+void update_average(float* running, const float* now, int64_t n, double momentum) {
   for (int64_t i = 0; i < n; ++i) {
-    running[i] = static_cast<float>(numerics::running_average(static_cast<double>(running[i]), factor * static_cast<double>(now[i]), momentum));
+    running[i] = static_cast<float>(numerics::running_average(static_cast<double>(running[i]), static_cast<double>(now[i]), momentum));
   }
 }
 

@@ -54,6 +54,6 @@ extern const Kernels kernels_scalar, kernels_avx2, kernels_avx512;
 void merge_moments(const Shape& shape, const Moments& parts, float* mean, float* var);
 // Sum over blocks, per channel.
 void merge_sums(const Shape& shape, const float* parts, double* sum);
-void update_average(float* running, const float* now, int64_t n, double factor, double momentum);
+void update_average(float* running, const float* now, int64_t n, double momentum);
 
 }  // namespace torchqat::cpu::batch_norm

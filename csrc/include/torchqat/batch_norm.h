@@ -17,7 +17,7 @@ TORCHQAT_API std::tuple<at::Tensor, at::Tensor, at::Tensor> batch_norm_relu(cons
                                                                             const std::optional<at::Tensor>& bias,
                                                                             double eps, bool relu = true);
 
-// running = (1 - momentum) * running + momentum * (mean, or var made unbiased for `count` elements); returns running_mean.
+// running = (1 - momentum) * running + momentum * (mean, or var made unbiased for `count` elements); returns that unbiased var.
 TORCHQAT_API at::Tensor batch_norm_update_(at::Tensor& running_mean, at::Tensor& running_var, const at::Tensor& mean,
                                            const at::Tensor& var, int64_t count, double momentum);
 

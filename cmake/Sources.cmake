@@ -134,6 +134,7 @@ set(TORCHQAT_TORCH_SOURCES
   csrc/ops/float_grid.cpp
   csrc/ops/histogram.cpp
   csrc/ops/learned.cpp
+  csrc/ops/learned_scale.cpp
   csrc/ops/library.cpp
   csrc/ops/linear_grouped.cpp
   csrc/ops/linear_int8.cpp

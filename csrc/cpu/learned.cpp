@@ -1,4 +1,4 @@
-// CPU kernels of fake_quantize_learned: tensors to pointers, threads, the fixed order of the scale's sums.
+// CPU kernels of fake_quantize_learned and fake_quantize_pact: tensors to pointers, threads, the fixed order of the scale's sums.
 #include "ops/torch_headers.h"
 
 #include <cmath>
@@ -49,9 +49,9 @@ QParamsView used_qparams(const char* op, const at::Tensor& x, const at::Tensor& 
                                         : used_qparams<float>(op, scale, zero_point, quant_min, quant_max);
 }
 
-at::Tensor forward(const at::Tensor& input, const at::Tensor& scale, const std::optional<at::Tensor>& zero_point,
-                   at::IntArrayRef block_size, int64_t quant_min, int64_t quant_max, double grad_scale) {
-  const char* op = "fake_quantize_learned";
+at::Tensor run_forward(const char* op, const at::Tensor& input, const at::Tensor& scale,
+                       const std::optional<at::Tensor>& zero_point, at::IntArrayRef block_size, int64_t quant_min,
+                       int64_t quant_max, double grad_scale) {
   check_fake_quantize_learned(op, input, scale, zero_point, c10::fromIntArrayRefSlow(block_size), quant_min, quant_max,
                               grad_scale);
   const at::Tensor x = dense(input);
@@ -63,6 +63,16 @@ at::Tensor forward(const at::Tensor& input, const at::Tensor& scale, const std::
   const auto kernel = affine_kernels().fake_quantize[static_cast<int>(float_type(x.scalar_type()))];
   parallel_elements(blocks.numel, [&](int64_t begin, int64_t end) { kernel(args, begin, end); });
   return y;
+}
+
+at::Tensor forward(const at::Tensor& input, const at::Tensor& scale, const std::optional<at::Tensor>& zero_point,
+                   at::IntArrayRef block_size, int64_t quant_min, int64_t quant_max, double grad_scale) {
+  return run_forward("fake_quantize_learned", input, scale, zero_point, block_size, quant_min, quant_max, grad_scale);
+}
+
+at::Tensor pact_forward(const at::Tensor& input, const at::Tensor& scale, at::IntArrayRef block_size, int64_t quant_min,
+                        int64_t quant_max, double grad_scale) {
+  return run_forward("fake_quantize_pact", input, scale, std::nullopt, block_size, quant_min, quant_max, grad_scale);
 }
 
 // Sums per scale entry into ds and dz (null where not wanted), in an order that the number of threads does not change.
@@ -100,11 +110,12 @@ void sum_blocks(LearnedArgs args, void (*kernel)(const LearnedArgs&, int64_t, in
   }
 }
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor> backward(const at::Tensor& grad, const at::Tensor& input, const at::Tensor& scale,
-                                                        const std::optional<at::Tensor>& zero_point, at::IntArrayRef block_size,
-                                                        int64_t quant_min, int64_t quant_max, double grad_scale) {
-  check_fake_quantize_learned_backward(grad, input, scale, zero_point, c10::fromIntArrayRefSlow(block_size), quant_min,
-                                       quant_max, grad_scale);
+// kernels: the rule's, by Float.
+std::tuple<at::Tensor, at::Tensor, at::Tensor> run_backward(void (*const kernels[4])(const LearnedArgs&, int64_t, int64_t),
+                                                            const at::Tensor& grad, const at::Tensor& input,
+                                                            const at::Tensor& scale, const std::optional<at::Tensor>& zero_point,
+                                                            at::IntArrayRef block_size, int64_t quant_min, int64_t quant_max,
+                                                            double grad_scale) {
   const at::Tensor x = dense(input);
   at::Tensor dx = at::empty_like(x);
   const at::Tensor dy = grad.strides() == x.strides() ? grad : at::empty_like(x).copy_(grad);
@@ -117,7 +128,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> backward(const at::Tensor& grad, 
     const LearnedArgs args{&blocks, x.const_data_ptr(), dy.const_data_ptr(), dx.mutable_data_ptr(), q.scale_data,
                            q.zero_point_data, static_cast<int32_t>(quant_min), static_cast<int32_t>(quant_max), nullptr, nullptr,
                            streams(dx)};
-    sum_blocks(args, learned_kernels().backward[static_cast<int>(float_type(x.scalar_type()))], ds.mutable_data_ptr<double>(),
+    sum_blocks(args, kernels[static_cast<int>(float_type(x.scalar_type()))], ds.mutable_data_ptr<double>(),
                with_zero_point ? dz.mutable_data_ptr<double>() : nullptr);
   }
   const auto finish = [&](const at::Tensor& sum, at::ScalarType type) {
@@ -128,9 +139,29 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> backward(const at::Tensor& grad, 
   return {dx, finish(ds, scale.scalar_type()), finish(dz, with_zero_point ? zero_point->scalar_type() : scale.scalar_type())};
 }
 
+std::tuple<at::Tensor, at::Tensor, at::Tensor> backward(const at::Tensor& grad, const at::Tensor& input, const at::Tensor& scale,
+                                                        const std::optional<at::Tensor>& zero_point, at::IntArrayRef block_size,
+                                                        int64_t quant_min, int64_t quant_max, double grad_scale) {
+  check_fake_quantize_learned_backward("_fake_quantize_learned_backward", grad, input, scale, zero_point,
+                                       c10::fromIntArrayRefSlow(block_size), quant_min, quant_max, grad_scale);
+  return run_backward(learned_kernels().backward, grad, input, scale, zero_point, block_size, quant_min, quant_max, grad_scale);
+}
+
+std::tuple<at::Tensor, at::Tensor> pact_backward(const at::Tensor& grad, const at::Tensor& input, const at::Tensor& scale,
+                                                 at::IntArrayRef block_size, int64_t quant_min, int64_t quant_max,
+                                                 double grad_scale) {
+  check_fake_quantize_learned_backward("_fake_quantize_pact_backward", grad, input, scale, std::nullopt,
+                                       c10::fromIntArrayRefSlow(block_size), quant_min, quant_max, grad_scale);
+  auto [dx, ds, dz] =
+      run_backward(learned_kernels().pact, grad, input, scale, std::nullopt, block_size, quant_min, quant_max, grad_scale);
+  return {dx, ds};
+}
+
 TORCH_LIBRARY_IMPL(torchqat, CPU, m) {
   m.impl("fake_quantize_learned", &forward);
   m.impl("_fake_quantize_learned_backward", &backward);
+  m.impl("fake_quantize_pact", &pact_forward);
+  m.impl("_fake_quantize_pact_backward", &pact_backward);
 }
 
 }  // namespace

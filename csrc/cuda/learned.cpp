@@ -1,4 +1,4 @@
-// CUDA kernels of fake_quantize_learned. The gradients of scale and zero point are summed in double in a fixed order, which is not the
+// CUDA kernels of fake_quantize_learned and fake_quantize_pact. The gradients of scale and zero point are summed in double in a fixed order, which is not the
 // CPU's order: they agree to float32's rounding, not bit for bit.
 #include "ops/torch_headers.h"
 
@@ -24,10 +24,8 @@ struct UsedQParams {
   const void* zero_point_data() const { return zero_point.defined() ? zero_point.const_data_ptr() : nullptr; }
 };
 
-at::Tensor forward(const at::Tensor& input, const at::Tensor& scale, const std::optional<at::Tensor>& zero_point,
-                   at::IntArrayRef block_size, int64_t quant_min, int64_t quant_max, double grad_scale) {
-  check_fake_quantize_learned("fake_quantize_learned", input, scale, zero_point, c10::fromIntArrayRefSlow(block_size), quant_min,
-                              quant_max, grad_scale);
+at::Tensor run_forward(const at::Tensor& input, const at::Tensor& scale, const std::optional<at::Tensor>& zero_point,
+                       at::IntArrayRef block_size, int64_t quant_min, int64_t quant_max) {
   const OnDevice device(input);
   const at::Tensor x = dense(input);
   at::Tensor y = at::empty_like(x);
@@ -39,11 +37,24 @@ at::Tensor forward(const at::Tensor& input, const at::Tensor& scale, const std::
   return y;
 }
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor> backward(const at::Tensor& grad, const at::Tensor& input, const at::Tensor& scale,
-                                                        const std::optional<at::Tensor>& zero_point, at::IntArrayRef block_size,
-                                                        int64_t quant_min, int64_t quant_max, double grad_scale) {
-  check_fake_quantize_learned_backward(grad, input, scale, zero_point, c10::fromIntArrayRefSlow(block_size), quant_min, quant_max,
-                                       grad_scale);
+at::Tensor forward(const at::Tensor& input, const at::Tensor& scale, const std::optional<at::Tensor>& zero_point,
+                   at::IntArrayRef block_size, int64_t quant_min, int64_t quant_max, double grad_scale) {
+  check_fake_quantize_learned("fake_quantize_learned", input, scale, zero_point, c10::fromIntArrayRefSlow(block_size), quant_min,
+                              quant_max, grad_scale);
+  return run_forward(input, scale, zero_point, block_size, quant_min, quant_max);
+}
+
+at::Tensor pact_forward(const at::Tensor& input, const at::Tensor& scale, at::IntArrayRef block_size, int64_t quant_min,
+                        int64_t quant_max, double grad_scale) {
+  check_fake_quantize_learned("fake_quantize_pact", input, scale, std::nullopt, c10::fromIntArrayRefSlow(block_size), quant_min,
+                              quant_max, grad_scale);
+  return run_forward(input, scale, std::nullopt, block_size, quant_min, quant_max);
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor> run_backward(const at::Tensor& grad, const at::Tensor& input,
+                                                            const at::Tensor& scale, const std::optional<at::Tensor>& zero_point,
+                                                            at::IntArrayRef block_size, int64_t quant_min, int64_t quant_max,
+                                                            double grad_scale, bool pact) {
   const OnDevice device(input);
   const at::Tensor x = dense(input);
   at::Tensor dx = at::empty_like(x);
@@ -60,16 +71,36 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> backward(const at::Tensor& grad, 
     const LearnedArgs args{&blocks, x.const_data_ptr(), dy.const_data_ptr(), dx.mutable_data_ptr(), q.scale.const_data_ptr(),
                            q.zero_point_data(), static_cast<int32_t>(quant_min), static_cast<int32_t>(quant_max), part,
                            part + plan.chunks * blocks.scales, ds.mutable_data_ptr<double>(), dz.mutable_data_ptr<double>(),
-                           grad_scale};
+                           grad_scale, pact};
     learned_backward(args, plan, float_type(x.scalar_type()), device.stream());
   }
   if (!with_zero_point) return {dx, ds.to(scale.scalar_type()), at::empty({0}, scale.options())};
   return {dx, ds.to(scale.scalar_type()), dz.view(zero_point->sizes()).to(zero_point->scalar_type())};
 }
 
+std::tuple<at::Tensor, at::Tensor, at::Tensor> backward(const at::Tensor& grad, const at::Tensor& input, const at::Tensor& scale,
+                                                        const std::optional<at::Tensor>& zero_point, at::IntArrayRef block_size,
+                                                        int64_t quant_min, int64_t quant_max, double grad_scale) {
+  check_fake_quantize_learned_backward("_fake_quantize_learned_backward", grad, input, scale, zero_point,
+                                       c10::fromIntArrayRefSlow(block_size), quant_min, quant_max, grad_scale);
+  return run_backward(grad, input, scale, zero_point, block_size, quant_min, quant_max, grad_scale, /*pact=*/false);
+}
+
+std::tuple<at::Tensor, at::Tensor> pact_backward(const at::Tensor& grad, const at::Tensor& input, const at::Tensor& scale,
+                                                 at::IntArrayRef block_size, int64_t quant_min, int64_t quant_max,
+                                                 double grad_scale) {
+  check_fake_quantize_learned_backward("_fake_quantize_pact_backward", grad, input, scale, std::nullopt,
+                                       c10::fromIntArrayRefSlow(block_size), quant_min, quant_max, grad_scale);
+  auto [dx, ds, dz] =
+      run_backward(grad, input, scale, std::nullopt, block_size, quant_min, quant_max, grad_scale, /*pact=*/true);
+  return {dx, ds};
+}
+
 TORCH_LIBRARY_IMPL(torchqat, CUDA, m) {
   m.impl("fake_quantize_learned", &forward);
   m.impl("_fake_quantize_learned_backward", &backward);
+  m.impl("fake_quantize_pact", &pact_forward);
+  m.impl("_fake_quantize_pact_backward", &pact_backward);
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// Backward of fake quantisation with learned scale and zero point: one pass gives dx and the sums over each block.
+// Backward of fake quantisation with learned scale and zero point, or learned clipping bound: one pass gives dx and the sums over each block.
 #pragma once
 #include <cstdint>
 
@@ -21,7 +21,8 @@ struct LearnedArgs {
 };
 
 struct LearnedKernels {
-  void (*backward[4])(const LearnedArgs&, int64_t begin, int64_t end);  // [Float]
+  void (*backward[4])(const LearnedArgs&, int64_t begin, int64_t end);  // [Float]; LSQ's rule
+  void (*pact[4])(const LearnedArgs&, int64_t begin, int64_t end);      // [Float]; PACT's
 };
 
 extern const LearnedKernels learned_scalar, learned_avx2, learned_avx512;

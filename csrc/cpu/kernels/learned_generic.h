@@ -36,7 +36,7 @@ TORCHQAT_INLINE const T* padded(const T* p, int64_t n, T* room) {
 }
 
 // At most `tile` elements with one scale. A last chunk is padded with zeros, which add nothing (dy = 0).
-template <typename V, typename T, bool stream>
+template <typename Rule, typename V, typename T, bool stream>
 TORCHQAT_INLINE void same_scale(const T* x, const T* dy, T* dx, int64_t n, V s, V z, V low, V high, double& ds, double& clipped) {
   Lanes<V> sum_ds, sum_clipped;
   for (int64_t i = 0; i < n; i += lanes) {
@@ -47,7 +47,7 @@ TORCHQAT_INLINE void same_scale(const T* x, const T* dy, T* dx, int64_t n, V s, 
     T* pdx = left == lanes ? dx + i : room_dx;
 #pragma GCC unroll 16
     for (int j = 0; j < lanes; j += V::size) {
-      const auto t = numerics::learned_terms(V::load(px + j), V::load(pdy + j), s, z, low, high);
+      const auto t = Rule::terms(V::load(px + j), V::load(pdy + j), s, z, low, high);
       if constexpr (stream) {
         t.dx.stream(pdx + j);
       } else {
@@ -62,7 +62,7 @@ TORCHQAT_INLINE void same_scale(const T* x, const T* dy, T* dx, int64_t n, V s, 
   clipped += sum_clipped.sum();
 }
 
-template <typename T, typename V, bool stream>
+template <typename Rule, typename T, typename V, bool stream>
 void learned_range(const LearnedArgs& a, int64_t begin, int64_t end) {
   using S = typename V::Scalar;
   const T *x = static_cast<const T*>(a.x), *dy = static_cast<const T*>(a.dy);
@@ -81,7 +81,7 @@ void learned_range(const LearnedArgs& a, int64_t begin, int64_t end) {
       for (int64_t next; n > 0; at += next, n -= next) {
         next = tile - at % tile < n ? tile - at % tile : n;
         double ds = 0, clipped = 0;
-        same_scale<V, T, stream>(x + at, dy + at, dx + at, next, s, z, low, high, ds, clipped);
+        same_scale<Rule, V, T, stream>(x + at, dy + at, dx + at, next, s, z, low, high, ds, clipped);
         add(index, ds, clipped);
       }
     });
@@ -107,7 +107,7 @@ void learned_range(const LearnedArgs& a, int64_t begin, int64_t end) {
       const T* pdy = padded(dy + at + i, left, room_dy);
       T* pdx = left == lanes ? dx + at + i : room_dx;
       for (int j = 0; j < lanes; j += V::size) {
-        const auto t = numerics::learned_terms(V::load(px + j), V::load(pdy + j), V::load(scales + i + j),
+        const auto t = Rule::terms(V::load(px + j), V::load(pdy + j), V::load(scales + i + j),
                                                V::load(zero_points + i + j), low, high);
         t.dx.store(pdx + j);
         t.ds.store(ds + i + j);
@@ -126,17 +126,14 @@ void learned_range(const LearnedArgs& a, int64_t begin, int64_t end) {
   }
 }
 
-template <typename T, typename V>
+template <typename Rule, typename T, typename V>
 void learned(const LearnedArgs& a, int64_t begin, int64_t end) {
-  a.stream ? learned_range<T, V, true>(a, begin, end) : learned_range<T, V, false>(a, begin, end);
+  a.stream ? learned_range<Rule, T, V, true>(a, begin, end) : learned_range<Rule, T, V, false>(a, begin, end);
 }
 
 }  // namespace torchqat::cpu
 
-#define TORCHQAT_LEARNED_KERNELS                                                                  \
-  {                                                                                               \
-    {                                                                                             \
-      &learned<float, numerics::Vec>, &learned<Bf16, numerics::Vec>, &learned<Half, numerics::Vec>, \
-          &learned<double, numerics::Wide>                                                        \
-    }                                                                                             \
-  }
+#define TORCHQAT_LEARNED_ROW(Rule)                                                      \
+  {&learned<Rule, float, numerics::Vec>, &learned<Rule, Bf16, numerics::Vec>,           \
+   &learned<Rule, Half, numerics::Vec>, &learned<Rule, double, numerics::Wide>}
+#define TORCHQAT_LEARNED_KERNELS {TORCHQAT_LEARNED_ROW(numerics::LsqRule), TORCHQAT_LEARNED_ROW(numerics::PactRule)}

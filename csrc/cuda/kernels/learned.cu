@@ -16,8 +16,8 @@ __device__ __forceinline__ double warp_sum(double x, int lanes) {
 template <typename T, typename Map, int group, int width>
 __global__ void __launch_bounds__(range_threads)
     learned_kernel(const T* __restrict__ x, const T* __restrict__ dy, T* __restrict__ dx, Grid<Compute<T>> grid,
-                   const __grid_constant__ Map map, uint64_t slots, uint64_t chunks, uint64_t per_chunk, double* __restrict__ ds,
-                   double* __restrict__ dz) {
+                   const __grid_constant__ Map map, uint64_t slots, uint64_t chunks, uint64_t per_chunk, bool pact,
+                   double* __restrict__ ds, double* __restrict__ dz) {
   using S = Compute<T>;
   const uint64_t number = (static_cast<uint64_t>(blockIdx.x) * range_threads + threadIdx.x) / group;
   const int member = static_cast<int>(threadIdx.x) % group;
@@ -39,8 +39,9 @@ __global__ void __launch_bounds__(range_threads)
       load_some(dy + at, n, width == packet && n == packet, own_dy);
 #pragma unroll
       for (int j = 0; j < width; ++j) {
-        const auto t = numerics::learned_terms(Lane<S>(widen<S>(own_x[j])), Lane<S>(widen<S>(own_dy[j])), p.scale, p.zero_point,
-                                               Lane<S>(grid.quant_min), Lane<S>(grid.quant_max));
+        const Lane<S> at_x(widen<S>(own_x[j])), at_dy(widen<S>(own_dy[j])), low(grid.quant_min), high(grid.quant_max);
+        const auto t = pact ? numerics::pact_terms(at_x, at_dy, p.scale, p.zero_point, low, high)
+                            : numerics::learned_terms(at_x, at_dy, p.scale, p.zero_point, low, high);
         own_dx[j] = narrow<T>(t.dx.v);
         if (j < n) {
           sum += static_cast<double>(t.ds.v);
@@ -99,7 +100,7 @@ void launch_learned(const LearnedArgs& a, const Map& map, const RangePlan& plan,
   launch(learned_kernel<T, Map, group, width>, blocks_for(a.blocks->scales * plan.chunks * group, range_threads),
          dim3(range_threads), stream, static_cast<const T*>(a.x), static_cast<const T*>(a.dy), static_cast<T*>(a.dx), grid, map,
          static_cast<uint64_t>(a.blocks->scales), static_cast<uint64_t>(plan.chunks), static_cast<uint64_t>(plan.per_chunk),
-         a.part_ds, a.part_dz);
+         a.pact, a.part_ds, a.part_dz);
 }
 
 }  // namespace

@@ -15,6 +15,7 @@ struct LearnedArgs {
   double *part_ds, *part_dz;       // [chunks][scales]
   double *ds, *dz;                 // [scales], times grad_scale
   double grad_scale;
+  bool pact;                       // PACT's rule instead of LSQ's
 };
 void learned_backward(const LearnedArgs& args, const RangePlan& plan, Float type, Stream stream);
 

@@ -1,35 +1,20 @@
 """What to quantise and how: QuantSpec (one tensor) and QConfig (one module). Frozen, validated once, plain data.
 
-Formats and their ranges live in the tables here; nothing else in the package spells out a range.
+Formats and their ranges live in formats.py and QuantSpec; nothing else in the package spells out a range.
 """
 
 import dataclasses
-import re
 from dataclasses import dataclass, field
 
-_INTEGER = re.compile(r"(u?)int(\d{1,2})")
+from torchqat.formats import BLOCK_FORMATS, FLOAT_GRID_MAX, FLOAT_PREFIXES, LEVEL_FORMATS, Granularity, parse_integer
 
-# Largest finite value of each float grid.
-FLOAT_GRID_MAX = {"e4m3fn": 448.0, "e5m2": 57344.0, "e3m2": 28.0, "e2m3": 7.5, "e2m1": 6.0}
-# Float formats whose scales the op takes from the data, and their default block.
-BLOCK_FORMATS = {"mxfp8_e4m3": 32, "mxfp8_e5m2": 32, "mxfp6_e3m2": 32, "mxfp6_e2m3": 32, "mxfp4": 32, "nvfp4": 16}
-_FLOAT_PREFIXES = {8: ("e4m3", "e5m2", "mxfp8"), 6: ("e3m2", "e2m3", "mxfp6"), 4: ("e2m1", "mxfp4", "nvfp4")}
-LEVEL_FORMATS = ("ternary", "binary")
 OBSERVERS = ("minmax", "ema", "percentile", "mse", "histogram", "dynamic")
 HISTOGRAM_OBSERVERS = ("percentile", "mse", "histogram")
-ESTIMATORS = ("ste", "lsq", "lsq+", "stochastic")
+ESTIMATORS = ("ste", "lsq", "lsq+", "pact", "dorefa", "tqt", "stochastic")
 SCALE_DTYPES = ("float32", "float16", "bfloat16")
 SCALE_ROUNDINGS = ("floor", "ceil", "rceil", "even")
 BACKWARDS = ("auto", "float32", "bfloat16", "int16")
-LEARNED = ("lsq", "lsq+")
-
-
-def parse_integer(dtype: str) -> tuple[int, bool] | None:
-    """(bits, signed) of an integer format such as "int4" or "uint8"; None for any other name."""
-    match = _INTEGER.fullmatch(dtype)
-    if match is None or not 2 <= int(match[2]) <= 16:
-        return None
-    return int(match[2]), match[1] == ""
+LEARNED = ("lsq", "lsq+", "pact", "tqt")
 
 
 def _one_of(name, value, allowed):
@@ -40,27 +25,6 @@ def _one_of(name, value, allowed):
 def _typed(owner, name, value, kind, words):
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise TypeError(f"{owner}: {name} must be {words}, got {type(value).__name__}")
-
-
-@dataclass(frozen=True)
-class Granularity:
-    """A parsed granularity: kind is tensor, channel, token, group or block; sizes is (32,) for group:32."""
-
-    kind: str
-    sizes: tuple[int, ...] = ()
-
-    @classmethod
-    def parse(cls, text: str) -> "Granularity":
-        if text in ("tensor", "channel", "token"):
-            return cls(text)
-        match = re.fullmatch(r"group:(\d+)|block:(\d+)x(\d+)", text)
-        sizes = tuple(int(s) for s in match.groups() if s is not None) if match else ()
-        if not sizes or min(sizes) < 1:
-            raise ValueError(
-                'QuantSpec: granularity must be "tensor", "channel", "token", "group:32" or "block:128x128" '
-                f"(with sizes of at least 1), got {text!r}"
-            )
-        return cls("group" if len(sizes) == 1 else "block", sizes)
 
 
 @dataclass(frozen=True)
@@ -76,8 +40,10 @@ class QuantSpec:
         observer: where the scale comes from. "minmax" and "ema" keep a range over the batches (weights: the current
             weight's own range); "percentile", "mse" and "histogram" keep a histogram and clip it, at a percentile or where
             the squared error is least (weights: "mse" looks at the current weight); "dynamic" looks at each input.
-        estimator: the gradient. "ste" straight through; "lsq" learns the scale, "lsq+" the zero point too; "stochastic"
-            rounds at random in training, straight through.
+        estimator: the gradient. "ste" straight through; "lsq" learns the scale, "lsq+" the zero point too; "tqt" learns a
+            power-of-two scale; "pact" learns the clipping bound of an activation; "dorefa" rounds tanh(w) / max|tanh(w)| of a
+            weight, and activations clamped to [0, 1]; "stochastic" rounds at random in training, straight through. Scales
+            of "lsq" and "pact" train under SGD and Adam alike, those of "tqt" want Adam.
         averaging_constant: weight of the newest batch in "ema".
         percentile: of |x| (or of each side) that "percentile" keeps.
         scale_dtype: "float32", "float16" or "bfloat16": scales are rounded to it before use, in training too.
@@ -129,6 +95,16 @@ class QuantSpec:
         granularity = Granularity.parse(self.granularity)
         if self.estimator == "lsq+" and self.symmetric:
             raise ValueError("QuantSpec: estimator 'lsq+' learns a zero point and so needs symmetric=False")
+        if self.estimator in ("pact", "dorefa", "tqt") and not self.symmetric:
+            raise ValueError(f"QuantSpec: estimator {self.estimator!r} has no zero point and so needs symmetric=True")
+        if self.estimator == "pact" and granularity.kind != "tensor":
+            raise ValueError(
+                f"QuantSpec: estimator 'pact' learns one clipping bound; granularity must be 'tensor', got {self.granularity!r}"
+            )
+        if self.estimator == "dorefa" and granularity.kind not in ("tensor", "channel"):
+            raise ValueError(
+                f"QuantSpec: estimator 'dorefa' needs granularity 'tensor' or 'channel', got {self.granularity!r}"
+            )
         if self.estimator in LEARNED and self.observer == "dynamic":
             raise ValueError(
                 f"QuantSpec: estimator {self.estimator!r} learns the scale; observer must not be 'dynamic'"
@@ -164,6 +140,19 @@ class QuantSpec:
                     f"QuantSpec: quant_min < quant_max must lie in [{full_low}, {full_high}] of {self.dtype}, got [{low}, {high}]"
                 )
 
+    def check_estimator(self, owner: str, role: str) -> None:
+        """Raises where the estimator means nothing for role "weight" or "activation"."""
+        unsigned = self.is_integer and self.full_range()[0] == 0
+        if self.estimator == "pact" and role == "weight":
+            raise ValueError(
+                f"{owner}: weight estimator must not be 'pact', which learns the clipping bound of activations; use 'lsq' or 'tqt'"
+            )
+        if self.estimator == "dorefa" and role == "activation" and not (unsigned and self.granularity == "tensor"):
+            raise ValueError(
+                f"{owner}: activations of estimator 'dorefa' are clamped to [0, 1]; they need an unsigned dtype and granularity "
+                f"'tensor', got {self.dtype!r} and {self.granularity!r}"
+            )
+
     @property
     def is_integer(self) -> bool:
         return parse_integer(self.dtype) is not None
@@ -179,7 +168,7 @@ class QuantSpec:
             return parse_integer(self.dtype)[0]
         if self.dtype in LEVEL_FORMATS:
             return 2 if self.dtype == "ternary" else 1
-        return next(bits for bits in (8, 6, 4) if self.dtype.startswith(_FLOAT_PREFIXES[bits]))
+        return next(bits for bits in (8, 6, 4) if self.dtype.startswith(FLOAT_PREFIXES[bits]))
 
     @property
     def parsed_granularity(self) -> Granularity:
@@ -248,6 +237,7 @@ class QConfig:
 
     @staticmethod
     def _check_weight(spec):
+        spec.check_estimator("QConfig", "weight")
         if spec.parsed_granularity.kind == "token":
             raise ValueError("QConfig: weight granularity must be tensor, channel, group or block, got 'token'")
         if spec.observer in ("ema", "percentile", "histogram"):
@@ -263,6 +253,7 @@ class QConfig:
 
     @staticmethod
     def _check_activation(spec):
+        spec.check_estimator("QConfig", "activation")
         kind = spec.parsed_granularity.kind
         if spec.dtype in LEVEL_FORMATS:
             raise ValueError(

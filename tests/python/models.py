@@ -25,6 +25,10 @@ INTEGER = {
     "lsq": QConfig(
         QuantSpec("int4", "channel", estimator="lsq"), QuantSpec("uint8", symmetric=False, estimator="lsq+")
     ),
+    "pact_tqt": QConfig(QuantSpec("int4", "channel", estimator="tqt"), QuantSpec("uint4", estimator="pact")),
+    "signed_pact_tqt_per_tensor": QConfig(QuantSpec("int2", estimator="tqt"), QuantSpec("int8", estimator="pact")),
+    "dorefa": QConfig(QuantSpec("int4", estimator="dorefa"), QuantSpec("uint8", estimator="dorefa")),
+    "dorefa_channel_tqt": QConfig(QuantSpec("int3", "channel", estimator="dorefa"), QuantSpec("int8", estimator="tqt")),
     "lsq_per_tensor": QConfig(QuantSpec("int2", estimator="lsq"), STATIC),
 }
 # Linear in groups; convolutions compute in float there.

@@ -55,9 +55,9 @@ class QatLayer(nn.Module):
             s is not None and s.estimator == "stochastic" for s in (qconfig.weight, qconfig.activation)
         )
         self.scheme = qconfig.to_dict()
-        weight = self.initial_weight()
         self.weight_fake_quant = None
         self.activation_fake_quant = None
+        weight = self.initial_weight()
         if qconfig.weight is not None:
             self.weight_fake_quant = FakeQuantize.for_weight(
                 qconfig.weight, weight, channel_axis=self.channel_axis, input_axis=self.input_axis
@@ -78,9 +78,15 @@ class QatLayer(nn.Module):
     def qconfig(self) -> QConfig:
         return QConfig.from_dict(self.scheme)
 
+    def shaped_weight(self) -> Tensor:
+        """The weight as it is rounded (see FakeQuantize.shaped)."""
+        if self.weight_fake_quant is not None:
+            return self.weight_fake_quant.shaped(self.weight)
+        return self.weight
+
     def effective_weight(self) -> tuple[Tensor, Tensor | None]:
-        """Weight and bias that eval mode computes with (BatchNorm folded in)."""
-        return self.weight, self.bias
+        """Weight and bias that eval mode rounds (BatchNorm folded in)."""
+        return self.shaped_weight(), self.bias
 
     def weight_qparams(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         return self.weight_fake_quant.qparams(weight)

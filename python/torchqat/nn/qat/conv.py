@@ -39,7 +39,7 @@ class _Conv(QatLayer):
         return input
 
     def quantized_conv(self, input: Tensor, weight: Tensor, bias: Tensor | None, weight_scale: Tensor | None) -> Tensor:
-        """Convolution on quantised values; weight_scale is given where it does not come from the weight itself."""
+        """Convolution on quantised values; weight as `shaped_weight` gives it; weight_scale is given where it does not come from the weight itself."""
         batched = input.dim() == self.spatial_dims + 2
         if not batched:
             input = input.unsqueeze(0)
@@ -60,6 +60,7 @@ class _Conv(QatLayer):
         if weight_scale is None:
             weight_scale = self.weight_fake_quant.qparams(weight)[0]
         weight = self.weight_fake_quant.to_levels(weight, weight_scale)
+        input = self.activation_fake_quant.to_levels(input, input_scale)
         return torch.ops.torchqat.qat_conv_int8(
             self.padded(input),
             weight,
@@ -75,7 +76,7 @@ class _Conv(QatLayer):
             self.padding_list,
             self.dilation_list,
             self.groups,
-            self.activation_fake_quant.learned,
+            self.activation_fake_quant.learned_by_kernel,
             self.weight_fake_quant.learned,
             self.activation_fake_quant.grad_scale(input),
             self.weight_fake_quant.grad_scale(weight),
@@ -90,7 +91,7 @@ class _Conv(QatLayer):
         return F.conv3d(input, weight, bias, self.stride_list, self.padding_list, self.dilation_list, self.groups)
 
     def forward(self, input: Tensor) -> Tensor:
-        return self.quantized_conv(input, self.weight, self.bias, None)
+        return self.quantized_conv(input, self.shaped_weight(), self.bias, None)
 
 
 def conv_geometry(conv) -> None:

@@ -88,8 +88,14 @@ class _ConvBn(_Conv):
     def configure(self, qconfig: QConfig) -> None:
         kind = "tensor" if qconfig.weight is None else qconfig.weight.parsed_granularity.kind
         # Rounding a scale to 16 bits does not commute with folding.
-        self.scales_follow_channels = kind in ("channel", "group") and qconfig.weight.scale_dtype == "float32"
-        self.learned_follows_channels = kind in ("channel", "group") and qconfig.weight.estimator != "ste"
+        estimator = "ste" if qconfig.weight is None else qconfig.weight.estimator
+        self.scales_follow_channels = (
+            kind in ("channel", "group") and qconfig.weight.scale_dtype == "float32" and estimator != "tqt"
+        )
+        # A power of two times a factor is none: TQT learns the folded weight's scale. DoReFa's weight is squashed before BatchNorm.
+        self.learned_follows_channels = estimator == "dorefa" or (
+            kind in ("channel", "group") and estimator not in ("ste", "tqt")
+        )
         self.channel_shape = [-1] + [1] * (self.weight.dim() - 1)
         super().configure(qconfig)
 
@@ -111,7 +117,7 @@ class _ConvBn(_Conv):
         shift = (-running_mean if bias is None else bias - running_mean) * factor
         if beta is not None:
             shift = beta + shift
-        return self.weight * factor.reshape(self.channel_shape).to(self.weight.dtype), shift
+        return self.shaped_weight() * factor.reshape(self.channel_shape).to(self.weight.dtype), shift
 
     def folded_scale(self) -> Tensor | None:
         """Scale of the folded weight where scales are learned for the weight itself."""
@@ -129,7 +135,7 @@ class _ConvBn(_Conv):
     def forward(self, input: Tensor) -> Tensor:
         if self.bn.training and not self.bn_frozen:
             if self.scales_follow_channels or self.learned_follows_channels:
-                return self.batch_norm(self.quantized_conv(input, self.weight, self.bias, None))
+                return self.batch_norm(self.quantized_conv(input, self.shaped_weight(), self.bias, None))
             factor = self.fold_factor().detach()
             factor = torch.where(factor == 0, torch.ones_like(factor), factor)
             weight = self.weight * factor.reshape(self.channel_shape).to(self.weight.dtype)

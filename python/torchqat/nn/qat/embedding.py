@@ -37,7 +37,7 @@ class Embedding(QatLayer, nn.Embedding):
         )
 
     def effective_weight(self) -> tuple[Tensor, Tensor | None]:
-        return self.weight, None
+        return self.shaped_weight(), None
 
     def forward(self, input: Tensor) -> Tensor:
         weight = self.weight if self.by_row else self.weight_fake_quant(self.weight)
@@ -65,7 +65,7 @@ class EmbeddingBag(QatLayer, nn.EmbeddingBag):
         super().configure(QConfig(weight=qconfig.weight))
 
     def effective_weight(self) -> tuple[Tensor, Tensor | None]:
-        return self.weight, None
+        return self.shaped_weight(), None
 
     def forward(self, input: Tensor, offsets: Tensor | None = None, per_sample_weights: Tensor | None = None) -> Tensor:
         return F.embedding_bag(

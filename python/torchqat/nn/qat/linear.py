@@ -46,7 +46,8 @@ class Linear(QatLayer, nn.Linear):
     def integer_forward(self, input: Tensor) -> Tensor:
         input_scale, input_zero_point = self.activation_fake_quant.qparams(input)
         weight_scale, _ = self.weight_fake_quant.qparams(self.weight)
-        weight = self.weight_fake_quant.to_levels(self.weight, weight_scale)
+        weight = self.weight_fake_quant.to_levels(self.shaped_weight(), weight_scale)
+        input = self.activation_fake_quant.to_levels(input, input_scale)
         if self.weight_group > 0:
             return torch.ops.torchqat.qat_linear_grouped(
                 input,
@@ -60,7 +61,7 @@ class Linear(QatLayer, nn.Linear):
                 input_quant_max=self.activation_fake_quant.quant_max,
                 weight_quant_min=self.weight_fake_quant.quant_min,
                 weight_quant_max=self.weight_fake_quant.quant_max,
-                input_learned=self.activation_fake_quant.learned,
+                input_learned=self.activation_fake_quant.learned_by_kernel,
                 weight_learned=self.weight_fake_quant.learned,
                 input_grad_scale=self.activation_fake_quant.grad_scale(input),
                 weight_grad_scale=self.weight_fake_quant.grad_scale(self.weight),
@@ -77,7 +78,7 @@ class Linear(QatLayer, nn.Linear):
             self.activation_fake_quant.quant_max,
             self.weight_fake_quant.quant_min,
             self.weight_fake_quant.quant_max,
-            self.activation_fake_quant.learned,
+            self.activation_fake_quant.learned_by_kernel,
             self.weight_fake_quant.learned,
             self.activation_fake_quant.grad_scale(input),
             self.weight_fake_quant.grad_scale(self.weight),

@@ -13,7 +13,7 @@ constexpr int64_t kGrain = 1 << 16;
 at::Tensor pack_bits_cpu(const at::Tensor& codes, int64_t bits) {
   check_packable_bits("pack_bits", bits);
   check_integer_codes("pack_bits", codes);
-  const at::Tensor bytes = codes_as_bytes("pack_bits", codes, -(int64_t{1} << (bits - 1)), (int64_t{1} << bits) - 1);
+  const at::Tensor bytes = stream_codes_as_bytes("pack_bits", codes, bits);
   const int64_t count = codes.numel();
   at::Tensor packed = at::empty({numerics::packed_bytes(count, bits)}, codes.options().dtype(at::kByte));
   const auto* source = static_cast<const uint8_t*>(bytes.const_data_ptr());

@@ -19,7 +19,7 @@ at::Tensor pack_bits_op(const at::Tensor& codes, int64_t bits) {
   check_packable_bits("pack_bits", bits);
   check_integer_codes("pack_bits", codes);
   const OnDevice device(codes);
-  const at::Tensor bytes = codes_as_bytes("pack_bits", codes, -(int64_t{1} << (bits - 1)), (int64_t{1} << bits) - 1);
+  const at::Tensor bytes = stream_codes_as_bytes("pack_bits", codes, bits);
   at::Tensor packed = at::empty({numerics::packed_bytes(codes.numel(), bits)}, codes.options().dtype(at::kByte));
   cuda::pack_bits(static_cast<const uint8_t*>(bytes.const_data_ptr()), codes.numel(), static_cast<int>(bits),
                   packed.mutable_data_ptr<uint8_t>(), device.stream());

@@ -41,6 +41,18 @@ at::Tensor codes_as_bytes(const char* op, const at::Tensor& codes, int64_t low, 
   return (is_byte ? codes : codes.to(at::kShort).bitwise_and(0xff).to(at::kByte)).contiguous();
 }
 
+at::Tensor stream_codes_as_bytes(const char* op, const at::Tensor& codes, int64_t bits) {
+  const int64_t half = int64_t{1} << (bits - 1);
+  if (codes.numel() > 0) {
+    const auto [least, most] = at::aminmax(codes);
+    const int64_t first = least.item<int64_t>(), last = most.item<int64_t>();
+    // One grid or the other: -1 and 2^bits - 1 have the same lowest bits.
+    TORCH_CHECK_VALUE((-half <= first && last < half) || (first >= 0 && last < 2 * half), op, ": codes of ", bits,
+                      " bits must be in [", -half, ", ", half - 1, "] or in [0, ", 2 * half - 1, "], got ", first, " to ", last);
+  }
+  return codes_as_bytes(op, codes, -half, 2 * half - 1);
+}
+
 at::Tensor pack_bits(const at::Tensor& codes, int64_t bits) {
   static const auto op = c10::Dispatcher::singleton()
                              .findSchemaOrThrow("torchqat::pack_bits", "")

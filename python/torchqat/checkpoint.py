@@ -97,6 +97,8 @@ def _to_file(described: Description) -> tuple[dict, dict]:
         "signed": codes.dtype == torch.int8,
         "file_bits": bits,
     }
+    if bits == 1:
+        codes = (codes > 0).byte()  # -1 and 1 as one bit
     return config, {**described.tensors, "codes": torch.ops.torchqat.pack_bits(codes.cpu(), bits)}
 
 
@@ -280,9 +282,10 @@ def _from_file(path, name, config, tensors) -> QuantizedLayer:
         numel = 1
         for size in shape:
             numel *= size
-        codes = torch.ops.torchqat.unpack_bits(tensors["codes"], config["file_bits"], numel, config["signed"]).reshape(
-            shape
-        )
+        bits = config["file_bits"]
+        codes = torch.ops.torchqat.unpack_bits(tensors["codes"], bits, numel, config["signed"] and bits > 1).reshape(shape)
+        if bits == 1:
+            codes = codes.to(torch.int8) * 2 - 1
         return DEPLOYED_LAYERS[config["layer"]](Description(config, {**tensors, "codes": codes})).eval()
     except (KeyError, RuntimeError, ValueError, TypeError) as error:
         raise ValueError(f"torchqat.load: module {name!r} in {path} is damaged ({error})") from error

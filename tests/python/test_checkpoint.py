@@ -10,7 +10,7 @@ from models import SCHEMES, conv_net, images, trained
 from torch import nn
 
 import torchqat
-from torchqat import QConfig
+from torchqat import QConfig, QuantSpec
 from torchqat.checkpoint import read_description
 
 
@@ -24,6 +24,19 @@ def test_round_trip(scheme, tmp_path):
     assert loaded.state_dict().keys() == converted.state_dict().keys()
     assert all(torch.equal(a, b) for a, b in zip(loaded.state_dict().values(), converted.state_dict().values()))
     assert type(float_model[1]) is nn.BatchNorm2d and type(float_model[0]) is nn.Conv2d
+
+
+@pytest.mark.parametrize("dtype", ["binary", "ternary", "int2", "int3", "int5", "uint4"])
+@pytest.mark.parametrize("activation", [None, QuantSpec("uint8", symmetric=False, observer="dynamic")])
+def test_every_width_comes_back(dtype, activation, tmp_path):
+    config = QConfig(QuantSpec(dtype, "channel", symmetric=not dtype.startswith("u")), activation)
+    model = nn.Sequential(nn.Conv2d(3, 5, 3), nn.Flatten(), nn.Linear(20, 7))
+    converted = torchqat.convert(torchqat.prepare_qat(model, config))
+    torchqat.save(converted, tmp_path / "model")
+    loaded = torchqat.load(tmp_path / "model", model)
+    x = torch.randn(2, 3, 4, 4)
+    assert torch.equal(loaded(x), converted(x))
+    assert len(set(torchqat.integer_weights(loaded[0]).codes.unique().tolist())) > 1
 
 
 def mlp(width=256):

@@ -54,8 +54,9 @@ def test_large_and_strided(threads):
     [
         (lambda: ops.pack_bits(torch.zeros(3, dtype=torch.int8), 5), ValueError, r"pack_bits: bits must be 1, 2, 3, 4 or 8, got 5"),
         (lambda: ops.pack_bits(torch.zeros(3), 4), TypeError, r"pack_bits: codes must have an integer dtype, got Float"),
-        (lambda: ops.pack_bits(torch.tensor([0, 16]), 4), ValueError, r"pack_bits: codes must be in \[-8, 15\], got 16"),
-        (lambda: ops.pack_bits(torch.tensor([-9, 1]), 4), ValueError, r"got -9"),
+        (lambda: ops.pack_bits(torch.tensor([0, 16]), 4), ValueError, r"pack_bits: codes of 4 bits must be in \[-8, 7\] or in \[0, 15\], got 0 to 16"),
+        (lambda: ops.pack_bits(torch.tensor([-9, 1]), 4), ValueError, r"got -9 to 1"),
+        (lambda: ops.pack_bits(torch.tensor([-1, 1]), 1), ValueError, r"must be in \[-1, 0\] or in \[0, 1\], got -1 to 1"),
         (lambda: ops.unpack_bits(torch.zeros(2, dtype=torch.uint8), 4, 5, True), ValueError, r"packed must have 3 bytes for 5 codes of 4 bits, got 2"),
         (lambda: ops.unpack_bits(torch.zeros(2, dtype=torch.int8), 4, 4, True), TypeError, r"packed must be uint8"),
         (lambda: ops.unpack_bits(torch.zeros(2, 1, dtype=torch.uint8), 4, 4, True), ValueError, r"packed must be 1-D"),

@@ -95,6 +95,7 @@ set(TORCHQAT_TORCH_SOURCES
   csrc/cpu/histogram.cpp
   csrc/cpu/int8_gemm.cpp
   csrc/cpu/isa_ops.cpp
+  csrc/cpu/large_pages.cpp
   csrc/cpu/learned.cpp
   csrc/cpu/linear_grouped.cpp
   csrc/cpu/linear_int8.cpp

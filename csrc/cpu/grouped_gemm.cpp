@@ -39,12 +39,12 @@ void check_scale_values(const char* op, const char* name, const at::Tensor& scal
   TORCH_CHECK_VALUE(false, op, ": ", name, " must be finite and > 0, got ", values[first].item<double>(), " at ", first);
 }
 
-at::Tensor pack_grouped(const at::Tensor& bytes, int64_t bits, int64_t group_size) {
+at::Tensor pack_grouped(const at::Tensor& bytes, int64_t bits, int64_t group_size, bool lasting) {
   const bool is_signed = bytes.scalar_type() == at::kChar;
   const int64_t n = bytes.size(0), k = bytes.size(1);
   const cpu::GroupedLayout w = cpu::grouped_layout(n, k, group_size, static_cast<int>(bits), is_signed);
   at::Tensor packed = make_packed(PackedFormat::linear_grouped, kLinearGroupedVersion,
-                                  {n, k, group_size, bits, is_signed, 0}, w.bytes());
+                                  {n, k, group_size, bits, is_signed, 0}, w.bytes(), lasting);
   const auto* codes = static_cast<const uint8_t*>(bytes.const_data_ptr());
   uint8_t* out = packed.mutable_data_ptr<uint8_t>() + kPackedHeaderBytes;
   at::parallel_for(0, w.panels, 1, [&](int64_t begin, int64_t end) { cpu::grouped_pack(w, codes, out, begin, end); });

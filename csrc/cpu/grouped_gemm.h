@@ -12,8 +12,8 @@ struct GroupedWeight {
   bool is_signed = true;
 };
 
-// bytes: codes [N, K] one byte each, contiguous and within their range.
-at::Tensor pack_grouped(const at::Tensor& bytes, int64_t bits, int64_t group_size);
+// bytes: codes [N, K] one byte each, contiguous and within their range. lasting: see make_packed.
+at::Tensor pack_grouped(const at::Tensor& bytes, int64_t bits, int64_t group_size, bool lasting = false);
 GroupedWeight read_grouped_weight(const char* op, const at::Tensor& packed_weight);
 
 // A view of a scale in either form; `owner` keeps its memory.

@@ -80,9 +80,9 @@ InputQParams read_input_qparams(const char* op, const at::Tensor& scale, const a
   return q;
 }
 
-at::Tensor make_int8_weight(int64_t n, int64_t k) {
+at::Tensor make_int8_weight(int64_t n, int64_t k, bool lasting) {
   return make_packed(PackedFormat::linear_int8, kLinearInt8Version, {n, k, 0, 0, 0, 0},
-                     linear_int8_payload(n, k).expect_int());
+                     linear_int8_payload(n, k).expect_int(), lasting);
 }
 
 Int8Weight read_int8_weight(const char* op, const at::Tensor& packed_weight) {

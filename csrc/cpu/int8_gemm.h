@@ -34,7 +34,7 @@ struct Int8Weight {
   const int8_t* panels = nullptr;
 };
 
-at::Tensor make_int8_weight(int64_t n, int64_t k);
+at::Tensor make_int8_weight(int64_t n, int64_t k, bool lasting = false);
 Int8Weight read_int8_weight(const char* op, const at::Tensor& packed_weight);
 // Where to pack to.
 cpu::PackedS8 int8_weight_target(const at::Tensor& packed_weight, int64_t n, int64_t k);

@@ -3,6 +3,7 @@
 
 #include "cpu/grouped_gemm.h"
 #include "cpu/isa.h"
+#include "cpu/large_pages.h"
 #include "ops/linear_int8.h"
 #include "ops/packed_header.h"
 #include "ops/packing.h"
@@ -15,7 +16,8 @@ using OptionalTensor = std::optional<at::Tensor>;
 at::Tensor linear_grouped_pack_cpu(const at::Tensor& codes, int64_t bits, int64_t group_size) {
   check_linear_grouped_pack(codes, bits, group_size);
   const int64_t low = codes.scalar_type() == at::kChar ? -(int64_t{1} << (bits - 1)) : 0;
-  return pack_grouped(codes_as_bytes("linear_grouped_pack", codes, low, low + (int64_t{1} << bits) - 1), bits, group_size);
+  return pack_grouped(codes_as_bytes("linear_grouped_pack", codes, low, low + (int64_t{1} << bits) - 1), bits, group_size,
+                      true);
 }
 
 at::Tensor linear_grouped_unpack_cpu(const at::Tensor& packed_weight) {
@@ -32,12 +34,16 @@ at::Tensor linear_grouped_pack_scale_cpu(const at::Tensor& weight_scale) {
   constexpr auto op = "linear_grouped_pack_scale";
   check_weight_scale_form(op, weight_scale);
   check_scale_values(op, "weight_scale", weight_scale);
-  if (weight_scale.dim() == 3) return weight_scale.contiguous().clone();
-  const int64_t n = weight_scale.size(0), groups = weight_scale.size(1);
-  if (n % cpu::kGroupedColumns != 0) return weight_scale.t().clone(at::MemoryFormat::Contiguous).t();
-  return weight_scale.reshape({n / cpu::kGroupedColumns, cpu::kGroupedColumns, groups})
-      .transpose(1, 2)
-      .clone(at::MemoryFormat::Contiguous);
+  const auto keep = [](const at::Tensor& scale) {
+    const int64_t bytes = scale.numel() * static_cast<int64_t>(scale.element_size());
+    at::Tensor out = empty_on_large_pages(bytes).view(scale.scalar_type()).view(scale.sizes());
+    return out.copy_(scale);
+  };
+  const at::Tensor scale = weight_scale.detach();
+  if (scale.dim() == 3) return keep(scale);
+  const int64_t n = scale.size(0), groups = scale.size(1);
+  if (n % cpu::kGroupedColumns != 0) return keep(scale.t()).t();
+  return keep(scale.reshape({n / cpu::kGroupedColumns, cpu::kGroupedColumns, groups}).transpose(1, 2));
 }
 
 GroupedWeight open_weight(const char* op, const at::Tensor& input, const at::Tensor& packed_weight) {

@@ -3,6 +3,8 @@
 
 #include <cstring>
 
+#include "cpu/large_pages.h"
+
 namespace torchqat {
 namespace {
 
@@ -39,8 +41,10 @@ PackedHeaderWords packed_header_words(PackedFormat format, uint32_t version, con
   return words;
 }
 
-at::Tensor make_packed(PackedFormat format, uint32_t version, const PackedSizes& sizes, int64_t payload) {
-  at::Tensor packed = at::empty({kPackedHeaderBytes + payload}, at::kByte);
+at::Tensor make_packed(PackedFormat format, uint32_t version, const PackedSizes& sizes, int64_t payload,
+                       bool lasting) {
+  const int64_t bytes = kPackedHeaderBytes + payload;
+  at::Tensor packed = lasting ? empty_on_large_pages(bytes) : at::empty({bytes}, at::kByte);
   const PackedHeaderWords header = packed_header_words(format, version, sizes);
   std::memcpy(packed.mutable_data_ptr<uint8_t>(), header.data(), sizeof(header));
   return packed;

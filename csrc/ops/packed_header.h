@@ -15,8 +15,10 @@ using PackedSizes = std::array<int64_t, 6>;  // their meaning is the format's
 
 constexpr int64_t kPackedHeaderBytes = 64;
 
-// A 1-D uint8 CPU tensor of the header and `payload` bytes after it, which are not initialised.
-at::Tensor make_packed(PackedFormat format, uint32_t version, const PackedSizes& sizes, int64_t payload);
+// A 1-D uint8 CPU tensor of the header and `payload` bytes after it, which are not initialised. `lasting`: it will be read
+// again and again (cpu/large_pages.h), as a deployed layer's weight is and a training step's is not.
+at::Tensor make_packed(PackedFormat format, uint32_t version, const PackedSizes& sizes, int64_t payload,
+                       bool lasting = false);
 
 // The header itself, for devices on which it is compared and never read.
 using PackedHeaderWords = std::array<uint32_t, kPackedHeaderBytes / 4>;

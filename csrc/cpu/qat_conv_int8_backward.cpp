@@ -25,6 +25,7 @@ struct Backward {
   at::IntArrayRef stride, padding, dilation;
   int64_t groups;
   bool want_input, want_weight;
+  const uint8_t* mask = nullptr;  // of the input, where only what lies inside the grid gets a gradient
 };
 
 struct Gradients {
@@ -83,6 +84,7 @@ struct Workspace {
   uint8_t *limbs[2], *padded[2], *codes;
   int8_t* panels[2];
   int32_t* sums[2];
+  float* pixels;  // of one class
 };
 
 // Splits [0, n) among threads, at least `grain` each.
@@ -93,11 +95,11 @@ void shared(int64_t n, int64_t grain, Body body) {
 
 class IntegerBackward {
  public:
-  IntegerBackward(const Backward& b, const Plan& forward, const Plan& input_grad)
+  IntegerBackward(const Backward& b, const Plan& forward, const InputGradPlan& input_grad)
       : b_(b), forward_(forward), input_grad_(input_grad), weight_plan_(make_weight_grad_plan(forward)) {
-    const int64_t sizes[] = {out_size(), out_size(), input_grad_.codes_bytes(), input_grad_.codes_bytes(),
-                             weight_plan_.codes_bytes(forward_), weight_plan_.limb_bytes(), weight_plan_.limb_bytes(),
-                             sums_bytes(), sums_bytes()};
+    const int64_t padded = input_grad_.padded.codes_bytes(), class_bytes = input_grad_.whole() ? 0 : 4 * input_grad_.largest_class() * in_channels();
+    const int64_t sizes[] = {out_size(), out_size(), padded, padded, weight_plan_.codes_bytes(forward_), weight_plan_.limb_bytes(),
+                             weight_plan_.limb_bytes(), sums_bytes(), sums_bytes(), class_bytes};
     int64_t total = 0;
     for (int64_t size : sizes) total += (size + 127) / 64 * 64;
     uint8_t* at = thread_scratch(1, total);
@@ -111,6 +113,7 @@ class IntegerBackward {
     work_.codes = take();
     for (auto& p : work_.panels) p = reinterpret_cast<int8_t*>(take());
     for (auto& p : work_.sums) p = reinterpret_cast<int32_t*>(take());
+    work_.pixels = reinterpret_cast<float*>(take());
   }
 
   Gradients run() {
@@ -118,10 +121,13 @@ class IntegerBackward {
     const auto format = b_.codes.suggest_memory_format();
     if (b_.want_input) {
       g.input = at::empty(b_.codes.sizes(), b_.grad.options(), format);
+      if (input_grad_.gaps) g.input.zero_();
       const at::Tensor rotated = at::empty_like(b_.weight_codes);
-      rotate_weight(forward_.weight, b_.weight_codes.const_data_ptr<int8_t>(), rotated.mutable_data_ptr<int8_t>());
-      packed_ = at::empty({input_grad_.weight.packed_bytes()}, b_.codes.options(), at::MemoryFormat::Contiguous);
-      pack_weight(input_grad_.weight, rotated.const_data_ptr<int8_t>(), packed_.mutable_data_ptr<uint8_t>());
+      for (const InputGradClass& c : input_grad_.classes) {
+        class_weight(forward_.weight, c, b_.weight_codes.const_data_ptr<int8_t>(), rotated.mutable_data_ptr<int8_t>());
+        packed_.push_back(at::empty({c.plan.weight.packed_bytes()}, b_.codes.options(), at::MemoryFormat::Contiguous));
+        pack_weight(c.plan.weight, rotated.const_data_ptr<int8_t>(), packed_.back().mutable_data_ptr<uint8_t>());
+      }
     }
     at::Tensor sums;
     if (b_.want_weight) sums = at::zeros({weight_plan_.sums_size(forward_)}, b_.grad.options());
@@ -136,6 +142,7 @@ class IntegerBackward {
 
  private:
   int64_t out_size() const { return forward_.weight.out_channels() * forward_.out_pixels(); }
+  int64_t in_channels() const { return forward_.weight.in_channels(); }
   int64_t sums_bytes() const { return weight_plan_.groups * weight_plan_.panels * weight_plan_.chunk_count() * kPanel * 4; }
   bool channels_last() const { return b_.codes.suggest_memory_format() != at::MemoryFormat::Contiguous; }
 
@@ -164,16 +171,17 @@ class IntegerBackward {
       kernels_.split(part(n, begin, end), inverse, work_.limbs[0] + begin * line, work_.limbs[1] + begin * line);
     });
     const Kernels forward = current_kernels();
-    const int64_t rows = input_grad_.padded[0] * input_grad_.padded[1];
+    const Plan& padded = input_grad_.padded;
+    const int64_t rows = padded.padded[0] * padded.padded[1];
     shared(2 * rows, std::max<int64_t>(1, rows / at::get_num_threads()), [&](int64_t begin, int64_t end) {
-      uint8_t* scratch = thread_scratch(0, pad_scratch_bytes(input_grad_));
+      uint8_t* scratch = thread_scratch(0, pad_scratch_bytes(padded));
       for (int limb = 0; limb < 2; ++limb) {
         Source s;
         s.codes = work_.limbs[limb];
         s.channels_last = channels_last();
         s.shift = 128;
         const int64_t first = std::max(begin, limb * rows) - limb * rows, last = std::min(end, (limb + 1) * rows) - limb * rows;
-        if (first < last) forward.pad_rows(input_grad_, s, first, last, work_.padded[limb], scratch);
+        if (first < last) forward.pad_rows(padded, s, first, last, work_.padded[limb], scratch);
       }
     });
     return numerics::limb_scale(largest);
@@ -181,19 +189,32 @@ class IntegerBackward {
 
   void input_gradient(int64_t n, float scale, at::Tensor& grad_input) {
     const float one = 1.0f;
-    Task task;
-    task.codes = work_.padded[0];
-    task.low_codes = work_.padded[1];
-    task.packed = packed_.const_data_ptr<uint8_t>();
-    task.input_scale = scale;
-    task.zero_point = 128;
-    task.weight_scale = &one;
-    task.out = grad_input.mutable_data_ptr<float>() + n * (grad_input.numel() / grad_input.size(0));
-    task.channels_last = channels_last();
+    float* whole = grad_input.mutable_data_ptr<float>() + n * (grad_input.numel() / grad_input.size(0));
     const Kernels forward = current_kernels();
-    shared(input_grad_.strips, 1, [&](int64_t begin, int64_t end) {
-      forward.strips(input_grad_, task, begin, end, thread_scratch(0, strip_scratch_bytes(input_grad_)));
-    });
+    for (size_t i = 0; i < input_grad_.classes.size(); ++i) {
+      const InputGradClass& c = input_grad_.classes[i];
+      Task task;
+      task.codes = work_.padded[0] + c.offset;
+      task.low_codes = work_.padded[1] + c.offset;
+      task.packed = packed_[i].const_data_ptr<uint8_t>();
+      task.input_scale = scale;
+      task.zero_point = 128;
+      task.weight_scale = &one;
+      task.out = input_grad_.whole() ? whole : work_.pixels;
+      task.channels_last = channels_last();
+      shared(c.plan.strips, 1, [&](int64_t begin, int64_t end) {
+        forward.strips(c.plan, task, begin, end, thread_scratch(0, strip_scratch_bytes(c.plan)));
+      });
+      if (!input_grad_.whole()) scatter_class(forward_, c, input_grad_.stride, channels_last(), work_.pixels, whole);
+    }
+    if (b_.mask != nullptr) {
+      const int64_t size = grad_input.numel() / grad_input.size(0);
+      // Whole bytes of the mask to each thread.
+      shared((size + 4095) / 4096, 8, [&](int64_t begin, int64_t end) {
+        const int64_t first = begin * 4096, last = std::min(size, end * 4096);
+        forward.apply_mask(whole + first, last - first, b_.mask + n * ((size + 7) / 8) + first / 8);
+      });
+    }
   }
 
   void weight_gradient(int64_t n, float scale, float* sums) {
@@ -210,7 +231,7 @@ class IntegerBackward {
           continue;
         }
         const int64_t limb = (unit - 1) / panels, panel = (unit - 1) % panels;
-        kernels_.panel_limbs(input_grad_, weight_plan_, work_.padded[limb], panel, panel + 1, work_.panels[limb], work_.sums[limb]);
+        kernels_.panel_limbs(input_grad_.padded, weight_plan_, work_.padded[limb], panel, panel + 1, work_.panels[limb], work_.sums[limb]);
       }
     });
     WeightGradTask task;
@@ -248,15 +269,14 @@ class IntegerBackward {
 
   const Backward& b_;
   const Plan& forward_;
-  const Plan& input_grad_;
+  const InputGradPlan& input_grad_;
   WeightGradPlan weight_plan_;
   GradKernels kernels_ = grad_kernels();
   Workspace work_{};
-  at::Tensor packed_;
+  std::vector<at::Tensor> packed_;  // for each class
 };
 
-// The integer form where it was asked for, or is the best here, and can be: depthwise and very narrow groups, and paddings
-// beyond the kernel's reach, go to float32.
+// The integer form where it was asked for, or is the best here, and can be: depthwise and very narrow groups go to float32.
 std::optional<Gradients> integer_backward(const Backward& b, std::string_view mode) {
   const bool wanted = mode == "int16" || (mode == "auto" && cpu::current_isa() >= cpu::Isa::avx512);
   if (!wanted || b.codes.numel() == 0 || b.grad.numel() == 0) return std::nullopt;
@@ -268,7 +288,7 @@ std::optional<Gradients> integer_backward(const Backward& b, std::string_view mo
                                  dims_of(b.dilation, 1), tile_rows);
   const InputGradPlan input_grad = make_input_grad_plan(forward, tile_rows);
   if (!input_grad.possible) return std::nullopt;
-  return IntegerBackward(b, forward, input_grad.plan).run();
+  return IntegerBackward(b, forward, input_grad).run();
 }
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> qat_conv_backward_cpu(
@@ -294,9 +314,12 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> qat_conv_backward_cpu(
   b.zero_point = (rounded_zero_point(input_zero_point, input_quant_min, input_quant_max).to(at::kFloat) +
                   (input_quant_min < 0 ? 128.0 : 0.0)).reshape(-1).contiguous();
   b.weight_scale = positive_scale(weight_scale).reshape(-1).expand({weight_codes.size(0)}).contiguous();
+  if (mask.has_value()) b.mask = mask->const_data_ptr<uint8_t>();
   std::optional<Gradients> g = integer_backward(b, backward);
-  if (!g.has_value()) g = float_backward(b, backward == "bfloat16");
-  if (wanted[0] && mask.has_value()) apply_mask(g->input, *mask);
+  if (!g.has_value()) {
+    g = float_backward(b, backward == "bfloat16");
+    if (wanted[0] && mask.has_value()) apply_mask(g->input, *mask);
+  }
   if (wanted[1] && weight_mask.has_value()) apply_mask(g->weight, *weight_mask);
   return {wanted[0] ? g->input : none, wanted[1] ? g->weight : none, grad_bias};
 }

@@ -2,6 +2,7 @@
 #include "cpu/kernels/conv_grad.h"
 
 #include <algorithm>
+#include <cstring>
 
 namespace torchqat::cpu::conv {
 namespace {
@@ -54,15 +55,49 @@ WeightGradPlan make_weight_grad_plan(const Plan& f) {
   return p;
 }
 
-void rotate_weight(const WeightLayout& w, const int8_t* codes, int8_t* rotated) {
-  const int64_t taps = w.taps();
+int64_t InputGradPlan::largest_class() const {
+  int64_t most = 0;
+  for (const InputGradClass& c : classes) most = std::max(most, c.plan.out_pixels());
+  return most;
+}
+
+void class_weight(const WeightLayout& w, const InputGradClass& of, const int8_t* codes, int8_t* rotated) {
+  std::vector<int64_t> taps;
+  for (int64_t z : of.taps[0]) {
+    for (int64_t y : of.taps[1]) {
+      for (int64_t x : of.taps[2]) taps.push_back((z * w.kernel[1] + y) * w.kernel[2] + x);
+    }
+  }
+  const auto count = static_cast<int64_t>(taps.size());
   for (int64_t g = 0; g < w.groups; ++g) {
     for (int64_t o = 0; o < w.group_out; ++o) {
       for (int64_t c = 0; c < w.group_in; ++c) {
-        const int8_t* from = codes + ((g * w.group_out + o) * w.group_in + c) * taps;
-        int8_t* to = rotated + ((g * w.group_in + c) * w.group_out + o) * taps;
-        for (int64_t t = 0; t < taps; ++t) to[t] = from[taps - 1 - t];
+        const int8_t* from = codes + ((g * w.group_out + o) * w.group_in + c) * w.taps();
+        int8_t* to = rotated + ((g * w.group_in + c) * w.group_out + o) * count;
+        for (int64_t t = 0; t < count; ++t) to[t] = from[taps[static_cast<size_t>(t)]];
       }
+    }
+  }
+}
+
+void scatter_class(const Plan& f, const InputGradClass& of, const Dims& stride, bool channels_last, const float* from, float* to) {
+  const int64_t channels = f.weight.in_channels(), pixels = of.plan.out_pixels();
+  int64_t pixel = 0;
+  for (int64_t z = of.phase[0]; z < f.in[0]; z += stride[0]) {
+    for (int64_t y = of.phase[1]; y < f.in[1]; y += stride[1]) {
+      const int64_t row = (z * f.in[1] + y) * f.in[2];
+      if (channels_last) {
+        for (int64_t x = of.phase[2]; x < f.in[2]; x += stride[2], ++pixel) {
+          std::memcpy(to + (row + x) * channels, from + pixel * channels, static_cast<size_t>(channels) * sizeof(float));
+        }
+        continue;
+      }
+      for (int64_t c = 0; c < channels; ++c) {
+        const float* values = from + c * pixels + pixel;
+        float* target = to + c * f.in_pixels() + row;
+        for (int64_t x = of.phase[2], i = 0; x < f.in[2]; x += stride[2], ++i) target[x] = values[i];
+      }
+      pixel += of.plan.out[2];
     }
   }
 }
@@ -73,16 +108,60 @@ InputGradPlan make_input_grad_plan(const Plan& f, int64_t tile_rows) {
   // Depthwise and very narrow groups would waste the panels of the weight gradient; a pitch beyond K has no plan.
   if (w.group_out < 8 || w.group_in < 2 || w.group_out * w.taps() > kSegmentMax) return result;
   if (ceil_div(f.padded[2], f.stride[2]) > kSegmentMax - 64) return result;
-  const WeightLayout t = weight_layout(w.groups, w.group_out, w.group_in, w.spatial_dims, w.kernel);
-  Dims padding{}, extra{};
+  result.stride = f.stride;
+  const WeightLayout all = weight_layout(w.groups, w.group_out, w.group_in, w.spatial_dims, w.kernel);
+  // One dimension at a time: input pixel phase + stride * i meets tap t at output pixel i + (phase + padding - t * dilation)
+  // / stride, where that divides.
+  struct Line {
+    int64_t phase, count, dilation, first;  // first: output pixel under the last tap, for i = 0
+    std::vector<int64_t> taps;
+  };
+  std::vector<Line> lines[3];
+  Dims before{}, after{};
   for (size_t d = 0; d < 3; ++d) {
-    padding[d] = f.dilation[d] * (w.kernel[d] - 1) - f.padding[d];
-    if (padding[d] < 0) return result;
-    // What the strided forward left over at the far end.
-    extra[d] = f.padded[d] - f.dilation[d] * (w.kernel[d] - 1) - 1 - (f.out[d] - 1) * f.stride[d];
+    for (int64_t phase = 0; phase < std::min(f.stride[d], f.in[d]); ++phase) {
+      Line line{phase, ceil_div(f.in[d] - phase, f.stride[d]), 1, 0, {}};
+      for (int64_t t = w.kernel[d] - 1; t >= 0; --t) {
+        if ((phase + f.padding[d] - t * f.dilation[d]) % f.stride[d] == 0) line.taps.push_back(t);
+      }
+      if (line.taps.empty()) {
+        result.gaps = true;
+        continue;
+      }
+      line.first = (phase + f.padding[d] - line.taps.front() * f.dilation[d]) / f.stride[d];
+      if (line.taps.size() > 1) line.dilation = (line.taps[0] - line.taps[1]) * f.dilation[d] / f.stride[d];
+      const int64_t last = line.first + line.count - 1 + (static_cast<int64_t>(line.taps.size()) - 1) * line.dilation;
+      before[d] = std::max(before[d], -line.first);
+      after[d] = std::max(after[d], last - (f.out[d] - 1));
+      lines[d].push_back(line);
+    }
+  }
+  const Dims extra{after[0] - before[0], after[1] - before[1], after[2] - before[2]};
+  result.padded = make_plan(all, f.out, {1, 1, 1}, before, {1, 1, 1}, tile_rows, extra);
+  for (const Line& z : lines[0]) {
+    for (const Line& y : lines[1]) {
+      for (const Line& x : lines[2]) {
+        InputGradClass c;
+        const Line* along[3] = {&z, &y, &x};
+        Dims kernel{}, dilation{}, out{}, start{};
+        for (size_t d = 0; d < 3; ++d) {
+          c.phase[d] = along[d]->phase;
+          c.taps[d] = along[d]->taps;
+          kernel[d] = static_cast<int64_t>(along[d]->taps.size());
+          dilation[d] = along[d]->dilation;
+          out[d] = along[d]->count;
+          start[d] = before[d] + along[d]->first;
+        }
+        const WeightLayout layout = weight_layout(w.groups, w.group_out, w.group_in, w.spatial_dims, kernel);
+        // All classes read the same planes.
+        if (layout.merge != all.merge) return result;
+        c.plan = make_plan(layout, f.out, {1, 1, 1}, before, dilation, tile_rows, extra, &out);
+        c.offset = ((start[0] * c.plan.padded[1] + start[1]) * c.plan.padded[2] + start[2]) * layout.plane_in;
+        result.classes.push_back(std::move(c));
+      }
+    }
   }
   result.possible = true;
-  result.plan = make_plan(t, f.out, {1, 1, 1}, padding, f.dilation, tile_rows, f.stride, extra);
   return result;
 }
 

@@ -1,6 +1,7 @@
 // Gradients of an integer convolution with the output gradient as 16-bit integers in two 8-bit limbs.
 //
-//   dx = conv(limbs of dy * s_w, rotated weight codes)          the forward kernels, on zero-spread limbs
+//   dx = conv(limbs of dy * s_w, rotated weight codes)          the forward kernels; with a stride, one for each class of
+//                                                               input pixels that meets the same taps
 //   dw[tap] = sum over pixels of (q_x - z_x) * limb             a GEMM over pixels: codes channels-first, limbs in panels
 //
 // Each sample has a limb scale of its own, so its gradient does not depend on the rest of the batch.
@@ -55,14 +56,32 @@ struct WeightGradPlan {
 
 WeightGradPlan make_weight_grad_plan(const Plan& forward);
 
-// Weight codes int8 [out, in / groups, *kernel] -> those of the transposed convolution, [in, out / groups, *kernel], rotated.
-void rotate_weight(const WeightLayout& forward, const int8_t* codes, int8_t* rotated);
+// The input pixels phase, phase + stride, ...: a convolution of the padded output gradient with every so many taps.
+struct InputGradClass {
+  Dims phase{};
+  std::vector<int64_t> taps[3];  // forward taps along each dimension, last one first
+  Plan plan;                     // of all classes' shared padded limbs; out: the pixels of this class
+  int64_t offset = 0;            // bytes from the padded limbs' start to the first tap
+};
 
-// The plan of dx: a convolution of the spread gradient. `possible` is false where the integer form does not serve.
+// The plan of dx. `possible` is false where the integer form does not serve.
 struct InputGradPlan {
   bool possible = false;
-  Plan plan;
+  bool gaps = false;  // some pixels meet no tap: their gradient is 0
+  Dims stride{1, 1, 1};
+  Plan padded;        // how limbs are padded; only that
+  std::vector<InputGradClass> classes;
+
+  bool whole() const { return stride[0] * stride[1] * stride[2] == 1; }
+  int64_t largest_class() const;  // pixels
 };
+
+// Weight codes int8 [out, in / groups, *kernel] -> those of a class, [in, out / groups, *taps].
+void class_weight(const WeightLayout& forward, const InputGradClass& of, const int8_t* codes, int8_t* rotated);
+
+// Pixels of a class, dense float [pixels, channels] or [channels, pixels], to their places in the input's gradient.
+void scatter_class(const Plan& forward, const InputGradClass& of, const Dims& stride, bool channels_last, const float* from, float* to);
+
 InputGradPlan make_input_grad_plan(const Plan& forward, int64_t tile_rows);
 
 // What the GEMM for dw takes from one sample.

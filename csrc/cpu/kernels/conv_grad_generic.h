@@ -65,7 +65,25 @@ inline void put_columns(const WeightGradPlan& w, uint8_t* row, int64_t x, int64_
     std::memcpy(row + x, bytes, static_cast<size_t>(n));
     return;
   }
-  for (int64_t i = 0; i < n; ++i) row[(x + i) % phases * w.plane + (x + i) / phases] = bytes[i];
+  int64_t i = 0;
+#if defined(__SSE2__)
+  if (phases == 2) {
+    uint8_t* first = row + x % 2 * w.plane + x / 2;
+    uint8_t* second = row + (x + 1) % 2 * w.plane + (x + 1) / 2;
+    const __m128i low = _mm_set1_epi16(0x00ff);
+    for (; i + 16 <= n; i += 16) {
+      const __m128i both = _mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes + i));
+      const __m128i parted = _mm_packus_epi16(_mm_and_si128(both, low), _mm_srli_epi16(both, 8));
+      _mm_storel_epi64(reinterpret_cast<__m128i*>(first + i / 2), parted);
+      _mm_storel_epi64(reinterpret_cast<__m128i*>(second + i / 2), _mm_unpackhi_epi64(parted, parted));
+    }
+  }
+#endif
+  int64_t phase = (x + i) % phases, at = (x + i) / phases;
+  for (; i < n; ++i) {
+    row[phase * w.plane + at] = bytes[i];
+    if (++phase == phases) phase = 0, ++at;
+  }
 }
 
 void spread_codes(const Plan& f, const WeightGradPlan& w, const Source& s, uint8_t* codes) {

@@ -91,21 +91,20 @@ inline uint32_t load_run(const Source& s, int64_t at, int64_t n, uint8_t* to, bo
 
 // Where interior pixel (z, y, x) of the input lies in a plane of padded codes.
 inline int64_t padded_at(const Plan& p, int64_t z, int64_t y, int64_t x) {
-  return (((z * p.spread[0] + p.padding[0]) * p.padded[1] + y * p.spread[1] + p.padding[1]) * p.padded[2] + x * p.spread[2] +
-          p.padding[2]) * p.weight.plane_in;
+  return (((z + p.padding[0]) * p.padded[1] + y + p.padding[1]) * p.padded[2] + x + p.padding[2]) * p.weight.plane_in;
 }
 
 inline uint32_t pad_channels_last(const Plan& p, const Source& s, int64_t z, int64_t y, uint8_t* codes, uint8_t* scratch) {
   const int64_t channels = p.weight.in_channels(), width = p.in[2], cs = p.weight.plane_in;
   const int64_t at = (z * p.in[1] + y) * width * channels;
   uint8_t* to = codes + padded_at(p, z, y, 0);
-  if (p.weight.planes == 1 && p.spread[2] == 1) return load_run(s, at, width * channels, to, false);
+  if (p.weight.planes == 1) return load_run(s, at, width * channels, to, false);
   uint32_t nan = 0;
   for (int64_t x = 0; x < width; ++x) {
     nan |= load_run(s, at + x * channels, channels, scratch, true);
     for (int64_t plane = 0; plane < p.weight.planes; ++plane) {
       const int64_t n = std::min(cs, channels - plane * cs);
-      std::memcpy(to + plane * p.plane_bytes + x * p.spread[2] * cs, scratch + plane * cs, static_cast<size_t>(n));
+      std::memcpy(to + plane * p.plane_bytes + x * cs, scratch + plane * cs, static_cast<size_t>(n));
     }
   }
   return nan;
@@ -154,14 +153,13 @@ bool pad_rows(const Plan& p, const Source& s, int64_t begin, int64_t end, uint8_
   const int64_t rows_to_block = std::max<int64_t>(1, kPixelBlock / std::max<int64_t>(p.in[2], 1));
   uint32_t nan = 0;
   for (int64_t row = begin; row < end;) {
-    const int64_t far_z = row / p.padded[1] - p.padding[0], far_y = row % p.padded[1] - p.padding[1];
-    const int64_t z = far_z / p.spread[0], y = far_y / p.spread[1];
-    const bool inside = far_z >= 0 && z < p.in[0] && far_z % p.spread[0] == 0 && far_y >= 0 && y < p.in[1] && far_y % p.spread[1] == 0;
-    const int64_t count = inside && !s.channels_last && p.spread[1] == 1 ? std::min({rows_to_block, end - row, p.in[1] - y}) : 1;
+    const int64_t z = row / p.padded[1] - p.padding[0], y = row % p.padded[1] - p.padding[1];
+    const bool inside = z >= 0 && z < p.in[0] && y >= 0 && y < p.in[1];
+    const int64_t count = inside && !s.channels_last ? std::min({rows_to_block, end - row, p.in[1] - y}) : 1;
     for (int64_t plane = 0; plane < p.weight.planes; ++plane) {
       for (int64_t r = 0; r < count; ++r) {
         uint8_t* to = codes + plane * p.plane_bytes + (row + r) * row_bytes;
-        if (!inside || p.spread[2] > 1 || p.extra[2] > 0) {
+        if (!inside || p.extra[2] > 0) {
           std::memset(to, border, static_cast<size_t>(row_bytes));
         } else if (left > 0) {
           std::memset(to, border, static_cast<size_t>(left));

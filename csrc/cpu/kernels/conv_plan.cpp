@@ -156,21 +156,20 @@ Dims output_size(const Dims& in, const Dims& kernel, const Dims& stride, const D
 int64_t Plan::codes_bytes() const { return weight.planes * plane_bytes + 64 + 32 * row_stride + weight.run_pad; }
 
 Plan make_plan(const WeightLayout& weight, const Dims& in, const Dims& stride, const Dims& padding, const Dims& dilation,
-               int64_t tile_rows, const Dims& spread, const Dims& extra) {
+               int64_t tile_rows, const Dims& extra, const Dims* out) {
   Plan p;
   p.weight = weight;
   p.in = in;
   p.stride = stride;
   p.padding = padding;
   p.dilation = dilation;
-  p.spread = spread;
   p.extra = extra;
   Dims whole{};
   for (size_t d = 0; d < 3; ++d) {
-    whole[d] = (in[d] - 1) * spread[d] + 1 + extra[d];
+    whole[d] = in[d] + extra[d];
     p.padded[d] = whole[d] + 2 * padding[d];
   }
-  p.out = output_size(whole, weight.kernel, stride, padding, dilation);
+  p.out = out != nullptr ? *out : output_size(whole, weight.kernel, stride, padding, dilation);
   const int64_t cs = weight.plane_in, wp = p.padded[2], ow = p.out[2];
   p.plane_bytes = p.padded[0] * p.padded[1] * wp * cs;
 

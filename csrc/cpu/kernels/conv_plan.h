@@ -88,9 +88,8 @@ enum class Walk : int {
 struct Plan {
   WeightLayout weight;
   Dims in{1, 1, 1}, stride{1, 1, 1}, padding{0, 0, 0}, dilation{1, 1, 1}, out{1, 1, 1};
-  // A transposed convolution reads its input spread out, with `spread` - 1 border rows between rows and `extra` at the end.
-  Dims spread{1, 1, 1}, extra{0, 0, 0};
-  Dims padded{1, 1, 1};  // (in - 1) * spread + 1 + extra + 2 * padding
+  Dims extra{0, 0, 0};   // border at the end beyond padding; below zero where it is less
+  Dims padded{1, 1, 1};  // in + extra + 2 * padding
   Walk walk = Walk::lines;
   int64_t line_len = 1, lines_per_slice = 1, strips_per_line = 1;
   int64_t strips = 1;       // of one sample
@@ -107,9 +106,10 @@ struct Plan {
   int64_t gather_bytes() const { return walk == Walk::gather ? (kStrip + 16) * weight.k_pad() + 64 : 0; }
 };
 
-// tile_rows: how many pixels a kernel tile takes at least (16 for AMX, where shorter lines waste the tile).
+// tile_rows: how many pixels a kernel tile takes at least (16 for AMX, where shorter lines waste the tile). out: what is
+// wanted where that is less than the padded input gives.
 Plan make_plan(const WeightLayout& weight, const Dims& in, const Dims& stride, const Dims& padding, const Dims& dilation,
-               int64_t tile_rows, const Dims& spread = {1, 1, 1}, const Dims& extra = {0, 0, 0});
+               int64_t tile_rows, const Dims& extra = {0, 0, 0}, const Dims* out = nullptr);
 
 // out sizes; negative or zero where the kernel does not fit.
 Dims output_size(const Dims& in, const Dims& kernel, const Dims& stride, const Dims& padding, const Dims& dilation);

@@ -146,6 +146,7 @@ set(TORCHQAT_TORCH_SOURCES
   csrc/ops/qat_conv_int8.cpp
   csrc/ops/qat_linear_grouped.cpp
   csrc/ops/qat_linear_int8.cpp
+  csrc/ops/qat_linear_observed.cpp
   csrc/ops/qparams.cpp
   csrc/ops/quantize.cpp
   csrc/ops/stochastic.cpp

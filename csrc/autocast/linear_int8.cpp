@@ -33,15 +33,17 @@ struct Autocast {
 
   static at::Tensor qat_linear_int8(const at::Tensor& input, const at::Tensor& weight,
                                     const std::optional<at::Tensor>& bias, const at::Tensor& input_scale,
-                                    const at::Tensor& input_zero_point, const at::Tensor& weight_scale,
+                                    const at::Tensor& input_zero_point, const std::optional<at::Tensor>& weight_scale,
                                     int64_t input_quant_min, int64_t input_quant_max, int64_t weight_quant_min,
                                     int64_t weight_quant_max, bool input_learned, bool weight_learned,
-                                    double input_grad_scale, double weight_grad_scale, c10::string_view backward) {
+                                    double input_grad_scale, double weight_grad_scale, c10::string_view backward,
+                                    const std::optional<at::Tensor>& packed_weight,
+                                    const std::optional<at::Tensor>& weight_mask) {
     const c10::impl::ExcludeDispatchKeyGuard no_autocast(key);
     return rounded(torchqat::qat_linear_int8(input, weight, bias, input_scale, input_zero_point, weight_scale,
                                              input_quant_min, input_quant_max, weight_quant_min, weight_quant_max,
                                              input_learned, weight_learned, input_grad_scale, weight_grad_scale,
-                                             backward));
+                                             backward, packed_weight, weight_mask));
   }
 
   static void add(torch::Library& m) {

@@ -10,70 +10,102 @@
 namespace torchqat {
 namespace {
 
-struct QuantizedWeight {
-  at::Tensor packed, mask, scale;
-};
-
-QuantizedWeight quantize_weight(const char* op, const at::Tensor& weight, const at::Tensor& weight_scale,
-                                const CodeRanges& ranges, bool learned, bool with_mask) {
+// scale: absent, from the weight; mask is made if asked for.
+QuantizedWeightTensors quantize_weight(const char* op, const at::Tensor& weight, const OptionalTensor& weight_scale,
+                                       int64_t quant_min, int64_t quant_max, bool learned, bool with_mask) {
   const at::Tensor source = weight.contiguous();
   const int64_t n = weight.size(0), k = weight.size(1);
-  QuantizedWeight out;
-  out.scale = read_scale(op, "weight_scale", weight_scale, learned);
-  out.packed = make_int8_weight(n, k);
+  at::Tensor scale, mask, packed = make_int8_weight(n, k);
   cpu::QuantizeWeights q;
   q.weight = source.const_data_ptr();
   q.type = float_type(source.scalar_type());
-  q.scale = out.scale.const_data_ptr<float>();
-  q.stride = out.scale.numel() == 1 ? 0 : 1;
-  q.quant_min = static_cast<float>(ranges.weight_min);
-  q.quant_max = static_cast<float>(ranges.weight_max);
-  if (with_mask) {
-    out.mask = at::empty({n, (k + 7) / 8}, weight.options().dtype(at::kByte));
-    q.mask = out.mask.mutable_data_ptr<uint8_t>();
+  if (weight_scale.has_value()) {
+    scale = read_scale(op, "weight_scale", *weight_scale, learned);
+    q.scale = scale.const_data_ptr<float>();
+    q.stride = scale.numel() == 1 ? 0 : 1;
+  } else {
+    scale = at::empty({n}, weight.options().dtype(at::kFloat));
+    q.chosen_scale = scale.mutable_data_ptr<float>();
   }
-  const cpu::PackedS8 target = int8_weight_target(out.packed, n, k);
+  q.quant_min = static_cast<float>(quant_min);
+  q.quant_max = static_cast<float>(quant_max);
+  if (with_mask) {
+    mask = at::empty({n, (k + 7) / 8}, weight.options().dtype(at::kByte));
+    q.mask = mask.mutable_data_ptr<uint8_t>();
+  }
+  const cpu::PackedS8 target = int8_weight_target(packed, n, k);
   const auto kernel = cpu::select<cpu::QuantizePackS8Fn>(cpu::quantize_pack_s8_scalar, cpu::quantize_pack_s8_avx2,
                                                          cpu::quantize_pack_s8_avx512);
   at::parallel_for(0, cpu::padded64(n) / cpu::kPanelColumns, 1,
                    [&](int64_t begin, int64_t end) { kernel(q, target, begin, end); });
-  return out;
+  return {packed, mask, scale};
 }
 
-QatForward forward(const at::Tensor& input, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
-                   const at::Tensor& input_scale, const at::Tensor& input_zero_point, const at::Tensor& weight_scale,
-                   const CodeRanges& ranges, bool input_learned, bool weight_learned, bool with_masks) {
+QuantizedWeightTensors pack_cpu(const at::Tensor& weight, const OptionalTensor& scale, int64_t quant_min,
+                                int64_t quant_max, bool learned) {
+  check_qat_linear_int8_pack("qat_linear_int8_pack", weight, scale, quant_min, quant_max);
+  auto [packed, mask, values] = quantize_weight("qat_linear_int8_pack", weight, scale, quant_min, quant_max, learned, true);
+  // What an op returns must not be what it was given.
+  return {packed, mask, scale.has_value() ? values.reshape({-1}).clone() : values};
+}
+
+struct QuantizedRowsAndOutput {
+  at::Tensor output;
+  QuantizedRows rows;
+};
+
+QuantizedRowsAndOutput multiply(const at::Tensor& input, const at::Tensor& packed_weight, const at::Tensor& weight_scale,
+                                const OptionalTensor& bias, const at::Tensor& input_scale,
+                                const at::Tensor& input_zero_point, int64_t quant_min, int64_t quant_max,
+                                bool input_learned, bool with_mask) {
   constexpr auto op = "qat_linear_int8";
-  const auto sizes =
-      check_qat_linear_int8(op, input, weight, bias, input_scale, input_zero_point, weight_scale, ranges);
   const InputQParams qparams =
-      read_input_qparams(op, input_scale, input_zero_point, ranges.input_min, ranges.input_max, input_learned);
-  const QuantizedWeight w = quantize_weight(op, weight, weight_scale, ranges, weight_learned, with_masks);
-  const int64_t rows = row_count(input).expect_int(), k = weight.size(1);
-  const QuantizedRows x = quantize_rows(input.contiguous(), rows, k, qparams, with_masks);
-  const at::Tensor y =
-      int8_gemm(x, rows, qparams, read_int8_weight(op, w.packed), w.scale, bias, input.scalar_type()).view_symint(sizes);
-  return {y, x.codes, x.mask, w.packed, w.mask};
+      read_input_qparams(op, input_scale, input_zero_point, quant_min, quant_max, input_learned);
+  const Int8Weight weight = read_int8_weight(op, packed_weight);
+  const int64_t k = input.size(-1), rows = row_count(input).expect_int();
+  TORCH_CHECK_VALUE(weight.k == k, op, ": packed_weight must hold ", k, " columns for input ", input.sizes(), ", got ",
+                    weight.k);
+  QuantizedRows x = quantize_rows(input.contiguous(), rows, k, qparams, with_mask);
+  at::Tensor y = int8_gemm(x, rows, qparams, weight, weight_scale, bias, input.scalar_type());
+  auto sizes = input.sizes().vec();
+  sizes.back() = weight.n;
+  return {sizes.size() == 2 ? y : y.view(sizes), std::move(x)};
 }
 
-at::Tensor qat_linear_int8_cpu(const at::Tensor& input, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
+at::Tensor qat_linear_int8_cpu(const at::Tensor& input, const at::Tensor& weight, const OptionalTensor& bias,
                                const at::Tensor& input_scale, const at::Tensor& input_zero_point,
-                               const at::Tensor& weight_scale, int64_t input_quant_min, int64_t input_quant_max,
+                               const OptionalTensor& weight_scale, int64_t input_quant_min, int64_t input_quant_max,
                                int64_t weight_quant_min, int64_t weight_quant_max, bool input_learned,
-                               bool weight_learned, double, double, c10::string_view backward) {
-  parse_backward("qat_linear_int8", backward);
-  return std::get<0>(forward(input, weight, bias, input_scale, input_zero_point, weight_scale,
-                             {input_quant_min, input_quant_max, weight_quant_min, weight_quant_max}, input_learned,
-                             weight_learned, /*with_masks=*/false));
+                               bool weight_learned, double, double, c10::string_view backward,
+                               const OptionalTensor& packed_weight, const OptionalTensor&) {
+  constexpr auto op = "qat_linear_int8";
+  parse_backward(op, backward);
+  check_qat_linear_int8(op, input, weight, bias, input_scale, input_zero_point, weight_scale,
+                        {input_quant_min, input_quant_max, weight_quant_min, weight_quant_max}, packed_weight);
+  at::Tensor packed, scale, mask;
+  if (packed_weight.has_value()) {
+    packed = *packed_weight;
+    scale = read_scale(op, "weight_scale", *weight_scale, weight_learned);
+  } else {
+    std::tie(packed, mask, scale) =
+        quantize_weight(op, weight, weight_scale, weight_quant_min, weight_quant_max, weight_learned, /*with_mask=*/false);
+  }
+  return multiply(input, packed, scale, bias, input_scale, input_zero_point, input_quant_min, input_quant_max,
+                  input_learned, /*with_mask=*/false).output;
 }
 
-QatForward forward_cpu(const at::Tensor& input, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
-                       const at::Tensor& input_scale, const at::Tensor& input_zero_point, const at::Tensor& weight_scale,
-                       int64_t input_quant_min, int64_t input_quant_max, int64_t weight_quant_min,
-                       int64_t weight_quant_max, bool input_learned, bool weight_learned) {
-  return forward(input, weight, bias, input_scale, input_zero_point, weight_scale,
-                 {input_quant_min, input_quant_max, weight_quant_min, weight_quant_max}, input_learned, weight_learned,
-                 /*with_masks=*/true);
+QatRows forward_cpu(const at::Tensor& input, const at::Tensor& packed_weight, const at::Tensor& weight_scale, int64_t n,
+                    const OptionalTensor& bias, const at::Tensor& input_scale, const at::Tensor& input_zero_point,
+                    int64_t input_quant_min, int64_t input_quant_max, bool input_learned) {
+  constexpr auto op = "qat_linear_int8";
+  check_qat_linear_int8_input(op, input, bias, n, input_scale, input_zero_point, input_quant_min, input_quant_max);
+  const at::Tensor scale = read_scale(op, "weight_scale", weight_scale, /*learned=*/true);
+  TORCH_CHECK_VALUE(scale.numel() == 1 || scale.numel() == n, op, ": weight_scale must have one element or ", n,
+                    ", got shape ", weight_scale.sizes());
+  auto [output, rows] = multiply(input, packed_weight, scale, bias, input_scale, input_zero_point, input_quant_min,
+                                 input_quant_max, input_learned, /*with_mask=*/true);
+  TORCH_CHECK_VALUE(output.size(-1) == n, op, ": packed_weight must hold ", n, " rows, got ", output.size(-1));
+  return {output, rows.codes, rows.mask};
 }
 
 // The plain way: float products on the dequantised codes.
@@ -98,8 +130,8 @@ void grad_by_float(const GradProblem& p, const GradResults& out) {
   if (out.bias.defined()) bias_gradient(p, out.bias);
 }
 
-Gradients backward_cpu(const at::Tensor& grad_output, const at::Tensor& codes, const std::optional<at::Tensor>& mask,
-                       const at::Tensor& packed_weight, const std::optional<at::Tensor>& weight_mask,
+Gradients backward_cpu(const at::Tensor& grad_output, const at::Tensor& codes, const OptionalTensor& mask,
+                       const at::Tensor& packed_weight, const OptionalTensor& weight_mask,
                        const at::Tensor& input_scale, const at::Tensor& input_zero_point, const at::Tensor& weight_scale,
                        int64_t k, int64_t input_quant_min, int64_t input_quant_max, at::ScalarType input_dtype,
                        at::ScalarType weight_dtype, c10::string_view backward, std::array<bool, 3> wanted) {
@@ -112,7 +144,7 @@ Gradients backward_cpu(const at::Tensor& grad_output, const at::Tensor& codes, c
   p.k = k;
   TORCH_CHECK_VALUE(p.weight.n == p.n && p.weight.k == k && codes.size(1) == p.weight.k_padded, op,
                     ": packed_weight must hold ", p.n, " x ", k, " codes, got ", p.weight.n, " x ", p.weight.k);
-  const auto check_mask = [&](const std::optional<at::Tensor>& bits, const char* name, int64_t rows) {
+  const auto check_mask = [&](const OptionalTensor& bits, const char* name, int64_t rows) {
     if (!bits.has_value()) return at::Tensor();
     TORCH_CHECK_VALUE(bits->scalar_type() == at::kByte && bits->dim() == 2 && bits->size(0) == rows &&
                           bits->size(1) == (k + 7) / 8,
@@ -154,7 +186,8 @@ Gradients backward_cpu(const at::Tensor& grad_output, const at::Tensor& codes, c
 
 TORCH_LIBRARY_IMPL(torchqat, CPU, m) {
   m.impl("qat_linear_int8", &qat_linear_int8_cpu);
-  m.impl("_qat_linear_int8_forward", &forward_cpu);
+  m.impl("qat_linear_int8_pack", &pack_cpu);
+  m.impl("_qat_linear_int8_multiply", &forward_cpu);
   m.impl("_qat_linear_int8_backward", &backward_cpu);
 }
 

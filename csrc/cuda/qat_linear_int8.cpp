@@ -6,50 +6,60 @@
 #include "cuda/int8_gemm.h"
 #include "ops/linear_int8.h"
 #include "ops/qat_linear_int8.h"
+#include "torchqat/qparams.h"
 
 namespace torchqat::cuda {
 namespace {
 
-QatForward forward(const at::Tensor& input, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
-                   const at::Tensor& input_scale, const at::Tensor& input_zero_point, const at::Tensor& weight_scale,
-                   const CodeRanges& ranges, bool input_learned, bool weight_learned, bool with_masks) {
+QuantizedWeightTensors pack_op(const at::Tensor& weight, const OptionalTensor& scale, int64_t quant_min, int64_t quant_max,
+                               bool learned) {
+  check_qat_linear_int8_pack("qat_linear_int8_pack", weight, scale, quant_min, quant_max);
+  const OnDevice device(weight);
+  const int64_t n = weight.size(0), k = weight.size(1), block[] = {1, -1};
+  const at::Tensor values = scale.has_value() ? read_scale(*scale, learned).reshape({-1}).clone()
+                                              : std::get<0>(choose_qparams(weight, block, quant_min, quant_max, true)).view({-1});
+  const at::Tensor packed = empty_int8_weight(n, k, weight.options());
+  const at::Tensor mask = at::empty({n, (k + 7) / 8}, weight.options().dtype(at::kByte));
+  pack_int8_weight(packed, weight.contiguous(), values, quant_min, quant_max, mask, device.stream());
+  return {packed, mask, values};
+}
+
+QatRows forward_op(const at::Tensor& input, const at::Tensor& packed_weight, const at::Tensor& weight_scale, int64_t n,
+                   const OptionalTensor& bias, const at::Tensor& input_scale, const at::Tensor& input_zero_point,
+                   int64_t input_quant_min, int64_t input_quant_max, bool input_learned) {
   constexpr auto op = "qat_linear_int8";
-  const auto sizes = check_qat_linear_int8(op, input, weight, bias, input_scale, input_zero_point, weight_scale, ranges);
-  for (const at::Tensor& t : {weight, input_scale, input_zero_point, weight_scale, bias.value_or(weight)}) {
+  check_qat_linear_int8_input(op, input, bias, n, input_scale, input_zero_point, input_quant_min, input_quant_max);
+  for (const at::Tensor& t : {packed_weight, input_scale, input_zero_point, weight_scale, bias.value_or(weight_scale)}) {
     TORCH_CHECK_VALUE(t.device() == input.device(), op, ": all tensors must be on the device of input, ", input.device(), ", got ",
                       t.device());
   }
   const OnDevice device(input);
-  const int64_t rows = row_count(input).expect_int(), n = weight.size(0), k = weight.size(1);
-  const at::Tensor w_scale = read_scale(weight_scale, weight_learned);
-  const at::Tensor packed = empty_int8_weight(n, k, weight.options());
-  at::Tensor weight_mask;
-  if (with_masks) weight_mask = at::empty({n, (k + 7) / 8}, weight.options().dtype(at::kByte));
-  pack_int8_weight(packed, weight.contiguous(), w_scale, ranges.weight_min, ranges.weight_max, weight_mask, device.stream());
-  const InputQParams qparams = read_input_qparams(input_scale, input_zero_point, ranges.input_min, ranges.input_max, input_learned);
-  const QuantizedRows x = quantize_rows(input.contiguous(), rows, k, qparams, nullptr, with_masks, device.stream());
-  const at::Tensor y = int8_gemm(x, rows, open_int8_weight(op, packed, n, k), w_scale, bias, input.scalar_type(), device.stream());
-  return {y.view_symint(sizes), x.codes, x.mask, packed, weight_mask};
+  const int64_t rows = row_count(input).expect_int(), k = input.size(-1);
+  const InputQParams qparams = read_input_qparams(input_scale, input_zero_point, input_quant_min, input_quant_max, input_learned);
+  const QuantizedRows x = quantize_rows(input.contiguous(), rows, k, qparams, nullptr, /*with_mask=*/true, device.stream());
+  const at::Tensor y = int8_gemm(x, rows, open_int8_weight(op, packed_weight, n, k), read_scale(weight_scale, /*learned=*/true),
+                                 bias, input.scalar_type(), device.stream());
+  auto sizes = input.sizes().vec();
+  sizes.back() = n;
+  return {y.view(sizes), x.codes, x.mask};
 }
 
-at::Tensor qat_linear_int8_op(const at::Tensor& input, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
-                              const at::Tensor& input_scale, const at::Tensor& input_zero_point, const at::Tensor& weight_scale,
+at::Tensor qat_linear_int8_op(const at::Tensor& input, const at::Tensor& weight, const OptionalTensor& bias,
+                              const at::Tensor& input_scale, const at::Tensor& input_zero_point, const OptionalTensor& weight_scale,
                               int64_t input_quant_min, int64_t input_quant_max, int64_t weight_quant_min,
                               int64_t weight_quant_max, bool input_learned, bool weight_learned, double, double,
-                              c10::string_view backward) {
-  parse_backward("qat_linear_int8", backward);
-  return std::get<0>(forward(input, weight, bias, input_scale, input_zero_point, weight_scale,
-                             {input_quant_min, input_quant_max, weight_quant_min, weight_quant_max}, input_learned, weight_learned,
-                             /*with_masks=*/false));
-}
-
-QatForward forward_op(const at::Tensor& input, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
-                      const at::Tensor& input_scale, const at::Tensor& input_zero_point, const at::Tensor& weight_scale,
-                      int64_t input_quant_min, int64_t input_quant_max, int64_t weight_quant_min, int64_t weight_quant_max,
-                      bool input_learned, bool weight_learned) {
-  return forward(input, weight, bias, input_scale, input_zero_point, weight_scale,
-                 {input_quant_min, input_quant_max, weight_quant_min, weight_quant_max}, input_learned, weight_learned,
-                 /*with_masks=*/true);
+                              c10::string_view backward, const OptionalTensor& packed_weight, const OptionalTensor&) {
+  constexpr auto op = "qat_linear_int8";
+  parse_backward(op, backward);
+  check_qat_linear_int8(op, input, weight, bias, input_scale, input_zero_point, weight_scale,
+                        {input_quant_min, input_quant_max, weight_quant_min, weight_quant_max}, packed_weight);
+  TORCH_CHECK_VALUE(weight.device() == input.device(), op, ": all tensors must be on the device of input, ", input.device(),
+                    ", got ", weight.device());
+  const auto [packed, mask, scale] =
+      packed_weight.has_value() ? QuantizedWeightTensors(*packed_weight, {}, *weight_scale)
+                                : pack_op(weight, weight_scale, weight_quant_min, weight_quant_max, weight_learned);
+  return std::get<0>(forward_op(input, packed, scale, weight.size(0), bias, input_scale, input_zero_point, input_quant_min,
+                                input_quant_max, input_learned));
 }
 
 // int8 [n, k] as a view of the panels, or a copy.
@@ -64,7 +74,7 @@ at::Tensor weight_codes(const Int8Weight& w) {
       .narrow(1, 0, w.k);
 }
 
-at::Tensor finish(const at::Tensor& product, const std::optional<at::Tensor>& mask, at::ScalarType type, Stream stream) {
+at::Tensor finish(const at::Tensor& product, const OptionalTensor& mask, at::ScalarType type, Stream stream) {
   if (!mask.has_value()) return product.to(type);
   const at::Tensor values = product.contiguous(), bits = mask->contiguous();
   at::Tensor out = at::empty(values.sizes(), values.options().dtype(type));
@@ -73,8 +83,8 @@ at::Tensor finish(const at::Tensor& product, const std::optional<at::Tensor>& ma
   return out;
 }
 
-Gradients backward_op(const at::Tensor& grad_output, const at::Tensor& codes, const std::optional<at::Tensor>& mask,
-                      const at::Tensor& packed_weight, const std::optional<at::Tensor>& weight_mask, const at::Tensor& input_scale,
+Gradients backward_op(const at::Tensor& grad_output, const at::Tensor& codes, const OptionalTensor& mask,
+                      const at::Tensor& packed_weight, const OptionalTensor& weight_mask, const at::Tensor& input_scale,
                       const at::Tensor& input_zero_point, const at::Tensor& weight_scale, int64_t k, int64_t input_quant_min,
                       int64_t input_quant_max, at::ScalarType input_dtype, at::ScalarType weight_dtype, c10::string_view backward,
                       std::array<bool, 3> wanted) {
@@ -114,7 +124,8 @@ Gradients backward_op(const at::Tensor& grad_output, const at::Tensor& codes, co
 
 TORCH_LIBRARY_IMPL(torchqat, CUDA, m) {
   m.impl("qat_linear_int8", &qat_linear_int8_op);
-  m.impl("_qat_linear_int8_forward", &forward_op);
+  m.impl("qat_linear_int8_pack", &pack_op);
+  m.impl("_qat_linear_int8_multiply", &forward_op);
   m.impl("_qat_linear_int8_backward", &backward_op);
 }
 

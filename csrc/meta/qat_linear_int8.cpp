@@ -7,32 +7,41 @@
 namespace torchqat {
 namespace {
 
-at::Tensor qat_linear_int8_meta(const at::Tensor& input, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
+at::Tensor qat_linear_int8_meta(const at::Tensor& input, const at::Tensor& weight, const OptionalTensor& bias,
                                 const at::Tensor& input_scale, const at::Tensor& input_zero_point,
-                                const at::Tensor& weight_scale, int64_t input_quant_min, int64_t input_quant_max,
+                                const OptionalTensor& weight_scale, int64_t input_quant_min, int64_t input_quant_max,
                                 int64_t weight_quant_min, int64_t weight_quant_max, bool, bool, double, double,
-                                c10::string_view backward) {
+                                c10::string_view backward, const OptionalTensor& packed_weight, const OptionalTensor&) {
   constexpr auto op = "qat_linear_int8";
   parse_backward(op, backward);
   const auto sizes = check_qat_linear_int8(op, input, weight, bias, input_scale, input_zero_point, weight_scale,
-                                           {input_quant_min, input_quant_max, weight_quant_min, weight_quant_max});
+                                           {input_quant_min, input_quant_max, weight_quant_min, weight_quant_max},
+                                           packed_weight);
   return at::empty_symint(sizes, input.options());
 }
 
-QatForward forward_meta(const at::Tensor& input, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
-                        const at::Tensor& input_scale, const at::Tensor& input_zero_point, const at::Tensor& weight_scale,
-                        int64_t input_quant_min, int64_t input_quant_max, int64_t weight_quant_min,
-                        int64_t weight_quant_max, bool, bool) {
-  const auto sizes =
-      check_qat_linear_int8("qat_linear_int8", input, weight, bias, input_scale, input_zero_point, weight_scale,
-                            {input_quant_min, input_quant_max, weight_quant_min, weight_quant_max});
-  const c10::SymInt rows = row_count(input), n = weight.sym_size(0), k = weight.sym_size(1);
-  const c10::SymInt k_padded = (k + 63) / 64 * 64, mask_bytes = (k + 7) / 8;
+QuantizedWeightTensors pack_meta(const at::Tensor& weight, const OptionalTensor& scale, int64_t quant_min,
+                                 int64_t quant_max, bool) {
+  check_qat_linear_int8_pack("qat_linear_int8_pack", weight, scale, quant_min, quant_max);
+  const c10::SymInt n = weight.sym_size(0), k = weight.sym_size(1);
+  const auto bytes = weight.options().dtype(at::kByte);
+  const c10::SymInt scales = scale.has_value() ? scale->sym_numel() : n;
+  return {at::empty_symint({kPackedHeaderBytes + linear_int8_payload(n, k)}, bytes),
+          at::empty_symint({n, (k + 7) / 8}, bytes), at::empty_symint({scales}, bytes.dtype(at::kFloat))};
+}
+
+QatRows forward_meta(const at::Tensor& input, const at::Tensor& packed_weight, const at::Tensor&, c10::SymInt n,
+                     const OptionalTensor& bias, const at::Tensor& input_scale, const at::Tensor& input_zero_point,
+                     int64_t input_quant_min, int64_t input_quant_max, bool) {
+  constexpr auto op = "qat_linear_int8";
+  check_qat_linear_int8_input(op, input, bias, n, input_scale, input_zero_point, input_quant_min, input_quant_max);
+  check_packed_tensor(op, "packed_weight", packed_weight);
+  const c10::SymInt rows = row_count(input), k = input.sym_size(-1);
+  c10::SymDimVector sizes(input.sym_sizes());
+  sizes.back() = n;
   const auto bytes = input.options().dtype(at::kByte);
-  return {at::empty_symint(sizes, input.options()), at::empty_symint({rows, k_padded}, bytes),
-          at::empty_symint({rows, mask_bytes}, bytes),
-          at::empty_symint({kPackedHeaderBytes + linear_int8_payload(n, k)}, bytes),
-          at::empty_symint({n, mask_bytes}, bytes)};
+  return {at::empty_symint(sizes, input.options()), at::empty_symint({rows, (k + 63) / 64 * 64}, bytes),
+          at::empty_symint({rows, (k + 7) / 8}, bytes)};
 }
 
 Gradients backward_meta(const at::Tensor& grad_output, const at::Tensor& codes, const std::optional<at::Tensor>&,
@@ -52,7 +61,8 @@ Gradients backward_meta(const at::Tensor& grad_output, const at::Tensor& codes, 
 
 TORCH_LIBRARY_IMPL(torchqat, Meta, m) {
   m.impl("qat_linear_int8", &qat_linear_int8_meta);
-  m.impl("_qat_linear_int8_forward", &forward_meta);
+  m.impl("qat_linear_int8_pack", &pack_meta);
+  m.impl("_qat_linear_int8_multiply", &forward_meta);
   m.impl("_qat_linear_int8_backward", &backward_meta);
 }
 

@@ -16,6 +16,8 @@ void check_qat_linear_grouped_backward(const at::Tensor& grad_output, const at::
                                        const at::Tensor& weight_codes, const at::Tensor& weight_scale,
                                        int64_t group_size, c10::string_view backward);
 
+using QatForward = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
+
 // output [..., N]; codes uint8 [rows, K padded to 64], stored form; mask uint8 [rows, ceil(K / 8)]; weight_codes int8
 // [N, K]; weight_mask uint8 [N, ceil(K / 8)].
 QatForward qat_linear_grouped_forward(const at::Tensor& input, const at::Tensor& weight,

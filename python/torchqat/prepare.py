@@ -239,9 +239,10 @@ def _set_on_quantizers(model, function, attribute, value):
 
 @contextlib.contextmanager
 def reuse_weights(model: nn.Module):
-    """Within this scope the scales of a prepared model's weights are worked out once and used by every forward.
+    """Within this scope the weights of a prepared model are quantised once (scales, and codes of Linear) for all forwards.
 
-    For gradient accumulation and for weights that are frozen: the weights must not change inside. Nothing is reused
+    For gradient accumulation and for weights that are frozen: the weights must not change inside, by an optimiser or in
+    place; a change is seen by the first forward after the scope. Nothing is reused
     outside such a scope, because no version counter tells reliably whether a weight has changed.
 
     Raises:

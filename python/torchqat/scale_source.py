@@ -71,7 +71,7 @@ class ScaleSource(nn.Module):
         self.draws = 0
         self.static = not self.is_weight and (spec.observer != "dynamic" or self.fixed) and not self.block_format
         self.grad_numel = 0
-        # Within torchqat.reuse_weights: the scale and zero point of the weight, once they are known.
+        # Within torchqat.reuse_weights: scale and zero point of the weight, once they are known, and what the layer adds.
         self.reused = None
         self.initialized = False
         self.register_parameter("log_scale", None)

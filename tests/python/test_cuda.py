@@ -409,11 +409,18 @@ def test_qat_linear_int8(m, n, k, dtype):
     scale, z = torch.tensor(0.02), torch.tensor(120)
     args = (x, weight, bias, scale, z, weight_scale, 0, 255, -127, 127)
     check("qat_linear_int8", *args)
-    y, codes_, mask, packed, weight_mask = on_cpu("_qat_linear_int8_forward", *args, False, False)[0]
-    found = on_device("_qat_linear_int8_forward", *args, False, False)[0]
-    for a, b in zip((y, codes_[:, :k], mask, packed, weight_mask), (found[0], found[1][:, :k], *found[2:])):
+    for given in (weight_scale, None):
+        packed, weight_mask, used = on_cpu("qat_linear_int8_pack", weight, given, -127, 127)[0]
+        for a, b in zip((packed, weight_mask, used), on_device("qat_linear_int8_pack", weight, given, -127, 127)[0]):
+            assert_same(a, b)
+    check("qat_linear_int8", *args[:5], None, *args[6:])
+    packed, weight_mask, _ = on_cpu("qat_linear_int8_pack", weight, weight_scale, -127, 127)[0]
+    rest = (packed, weight_scale, n, bias, scale, z, 0, 255, False)
+    y, codes_, mask = on_cpu("_qat_linear_int8_multiply", x, *rest)[0]
+    found = on_device("_qat_linear_int8_multiply", x, *rest)[0]
+    for a, b in zip((y, codes_[:, :k], mask), (found[0], found[1][:, :k], found[2])):
         assert_same(a.contiguous(), b.contiguous())
-    assert_same(y, on_device("linear_int8", x, found[3], weight_scale, bias, scale, z, 0, 255)[0])
+    assert_same(y, on_device("linear_int8", x, packed, weight_scale, bias, scale, z, 0, 255)[0])
     grad = torch.randn(m, n, generator=g).to(dtype)
     for with_masks in (True, False):
         rest = (packed, weight_mask if with_masks else None, scale, z, weight_scale, k, 0, 255, dtype, torch.float32)

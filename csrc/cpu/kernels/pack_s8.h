@@ -16,7 +16,8 @@ struct PackedS8 {
 struct QuantizeWeights {
   const void* weight = nullptr;  // [n, k], contiguous
   FloatType type = FloatType::float32;
-  const float* scale = nullptr;  // stride apart: 0 or 1
+  const float* scale = nullptr;  // stride apart: 0 or 1; or absent:
+  float* chosen_scale = nullptr; // [n], from the weight itself, symmetric (numerics/qparams.h), written here
   int64_t stride = 0;
   float quant_min = -127.0f, quant_max = 127.0f;
   uint8_t* mask = nullptr;       // [n, ceil(k / 8)] or absent: bit 1 where the value lies within the grid

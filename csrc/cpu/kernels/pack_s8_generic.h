@@ -4,6 +4,7 @@
 #include "cpu/kernels/pack_s8.h"
 #include "cpu/kernels/panels.h"
 #include "cpu/kernels/quantize_span_generic.h"
+#include "numerics/qparams.h"
 
 namespace torchqat::cpu {
 namespace {
@@ -55,12 +56,49 @@ void run_pack_s8(const int8_t* codes, const PackedS8& packed, int64_t panel_begi
   }
 }
 
+// The largest finite |x| of a row.
+template <typename T>
+TORCHQAT_INLINE float largest_magnitude(const T* x, int64_t count) {
+  const Vec zero(0.0f);
+  Vec most[4] = {zero, zero, zero, zero};
+  const auto take = [](Vec value, Vec& m) __attribute__((always_inline)) {
+    m = lane_max(select(numerics::is_finite(value), lane_abs(value), Vec(0.0f)), m);
+  };
+  int64_t j = 0;
+  for (; j + 4 * Vec::size <= count; j += 4 * Vec::size) {
+#pragma GCC unroll 4
+    for (int w = 0; w < 4; ++w) take(Vec::load(x + j + w * Vec::size), most[w]);
+  }
+  for (; j < count; j += Vec::size) {
+    T rest[Vec::size] = {};
+    std::memcpy(rest, x + j, static_cast<size_t>(std::min<int64_t>(Vec::size, count - j)) * sizeof(T));
+    take(Vec::load(rest), most[0]);
+  }
+  return reduce_max(lane_max(lane_max(most[0], most[1]), lane_max(most[2], most[3])));
+}
+
+// Scales of a panel's rows. The rows are read here and quantised next, from the cache.
+template <typename T>
+TORCHQAT_INLINE void choose_scales(const QuantizeWeights& q, int64_t k, int64_t first, int64_t rows) {
+  alignas(64) float most[kPanelColumns] = {};
+  for (int64_t r = 0; r < rows; ++r) most[r] = largest_magnitude(static_cast<const T*>(q.weight) + (first + r) * k, k);
+  for (int64_t r = 0; r < kPanelColumns; r += Vec::size) {
+    const Vec high = Vec::load(most + r);
+    numerics::qparams(Vec(0.0f) - high, high, q.quant_min, q.quant_max, true).scale.store(most + r);
+  }
+  std::memcpy(q.chosen_scale + first, most, static_cast<size_t>(rows) * sizeof(float));
+}
+
 template <typename Block, typename T>
 void quantize_pack_of(const QuantizeWeights& q, const PackedS8& packed, int64_t panel_begin, int64_t panel_end) {
   const int64_t ld_mask = (packed.k + 7) / 8;
+  const float* scale = q.chosen_scale != nullptr ? q.chosen_scale : q.scale;
+  const int64_t stride = q.chosen_scale != nullptr ? 1 : q.stride;
   for (int64_t p = panel_begin; p < panel_end; ++p) {
+    const int64_t first = p * kPanelColumns;
+    if (q.chosen_scale != nullptr) choose_scales<T>(q, packed.k, first, std::min(kPanelColumns, packed.n - first));
     pack_panel<Block>(packed, p, [&](int64_t row, int64_t k, int64_t count, int8_t* out) {
-      const Grid grid(q.scale[row * q.stride], 0.0f, q.quant_min, q.quant_max);
+      const Grid grid(scale[row * stride], 0.0f, q.quant_min, q.quant_max);
       // Sixty-four rows take turns, too short runs for the hardware to see: their next blocks are asked for here.
       const char* next = reinterpret_cast<const char*>(static_cast<const T*>(q.weight) + row * packed.k + k + count);
       for (int64_t line = 0; line < count * static_cast<int64_t>(sizeof(T)); line += 64) __builtin_prefetch(next + line);

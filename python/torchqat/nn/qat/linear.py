@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from torchqat.config import QConfig
 from torchqat.nn.qat._layer import QatLayer
+from torchqat.observers import RangeObserver, in_recomputation
 
 
 class Linear(QatLayer, nn.Linear):
@@ -30,6 +31,16 @@ class Linear(QatLayer, nn.Linear):
         self.weight_group = 0
         if qconfig.weight is not None and qconfig.weight.parsed_granularity.kind == "group":
             self.weight_group = qconfig.weight.parsed_granularity.sizes[0]
+        # Scales that the op itself finds: of the whole input from a running range, of each row of the weight from the row.
+        activation, weight = self.activation_fake_quant, self.weight_fake_quant
+        self.plain_scales = (
+            self.integer
+            and isinstance(activation.observer, RangeObserver)
+            and activation.range_factor == 1.0
+            and activation.estimator == weight.estimator == "ste"
+            and not (activation.round_scale or weight.round_scale or weight.by_level or weight.by_mse)
+            and qconfig.weight.parsed_granularity.kind == "channel"
+        )
 
     def forward(self, input: Tensor) -> Tensor:
         if self.weight_fake_quant is not None and self.activation_fake_quant is not None:
@@ -44,10 +55,17 @@ class Linear(QatLayer, nn.Linear):
         return F.linear(input, weight, self.bias)
 
     def integer_forward(self, input: Tensor) -> Tensor:
+        if not torch.jit.is_scripting():
+            if self.in_one_call():
+                return self.observed_forward(input)
         input_scale, input_zero_point = self.activation_fake_quant.qparams(input)
+        packed_weight: Tensor | None = None
+        weight_mask: Tensor | None = None
         weight_scale, _ = self.weight_fake_quant.qparams(self.weight)
         weight = self.weight_fake_quant.to_levels(self.shaped_weight(), weight_scale)
         input = self.activation_fake_quant.to_levels(input, input_scale)
+        if not torch.jit.is_scripting():
+            packed_weight, weight_mask = self.packed_once(weight, weight_scale)
         if self.weight_group > 0:
             return torch.ops.torchqat.qat_linear_grouped(
                 input,
@@ -82,5 +100,54 @@ class Linear(QatLayer, nn.Linear):
             self.weight_fake_quant.learned,
             self.activation_fake_quant.grad_scale(input),
             self.weight_fake_quant.grad_scale(self.weight),
+            self.backward_kind,
+            packed_weight,
+            weight_mask,
+        )
+
+    @torch.jit.unused
+    def in_one_call(self) -> bool:
+        """Whether this forward observes its input and takes the weight's scales from the weight as they come."""
+        observer = self.activation_fake_quant.observer
+        return (
+            self.plain_scales
+            and self.training
+            and observer is not None
+            and self.activation_fake_quant.observer_enabled
+            and self.weight_fake_quant.reused is None
+            and not in_recomputation()
+        )
+
+    @torch.jit.unused
+    def packed_once(self, weight: Tensor, weight_scale: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Within torchqat.reuse_weights: the packed weight and its mask, made by the first forward."""
+        quantizer = self.weight_fake_quant
+        reused = quantizer.reused
+        if reused is None or quantizer.learned or self.weight_group > 0:
+            return None, None
+        if len(reused) == 2:
+            packed, mask, _ = torch.ops.torchqat.qat_linear_int8_pack(
+                weight.detach(), weight_scale, quantizer.quant_min, quantizer.quant_max
+            )
+            reused.extend((packed, mask))
+        return reused[2], reused[3]
+
+    @torch.jit.unused
+    def observed_forward(self, input: Tensor) -> Tensor:
+        activation, weight = self.activation_fake_quant, self.weight_fake_quant
+        observer = activation.observer
+        return torch.ops.torchqat.qat_linear_int8_observed(
+            input,
+            self.weight,
+            self.bias,
+            observer.min_val,
+            observer.max_val,
+            observer.nonfinite_count,
+            observer.averaging_constant,
+            activation.quant_min,
+            activation.quant_max,
+            activation.symmetric,
+            weight.quant_min,
+            weight.quant_max,
             self.backward_kind,
         )

@@ -128,6 +128,7 @@ set(TORCHQAT_TORCH_SOURCES
   csrc/meta/quantize.cpp
   csrc/meta/stochastic.cpp
   csrc/ops/batch_norm.cpp
+  csrc/ops/block_rows.cpp
   csrc/ops/blocks.cpp
   csrc/ops/conv_int8.cpp
   csrc/ops/embedding.cpp
@@ -157,12 +158,17 @@ set(TORCHQAT_CUDA_KERNEL_SOURCES
   csrc/cuda/kernels/affine.cu
   csrc/cuda/kernels/conv_int8.cu
   csrc/cuda/kernels/float_grid.cu
+  csrc/cuda/kernels/histogram.cu
+  csrc/cuda/kernels/histogram_range.cu
   csrc/cuda/kernels/int8_gemm.cu
   csrc/cuda/kernels/int8_rows.cu
   csrc/cuda/kernels/learned.cu
   csrc/cuda/kernels/linear_grouped.cu
+  csrc/cuda/kernels/low_bit.cu
+  csrc/cuda/kernels/observed.cu
   csrc/cuda/kernels/packing.cu
   csrc/cuda/kernels/range.cu
+  csrc/cuda/kernels/stochastic.cu
 )
 list(TRANSFORM TORCHQAT_CUDA_KERNEL_SOURCES PREPEND ${PROJECT_SOURCE_DIR}/)
 
@@ -171,14 +177,18 @@ set(TORCHQAT_CUDA_TORCH_SOURCES
   csrc/cuda/conv_int8.cpp
   csrc/cuda/fake_quantize.cpp
   csrc/cuda/float_grid.cpp
+  csrc/cuda/histogram.cpp
   csrc/cuda/int8_gemm.cpp
   csrc/cuda/learned.cpp
   csrc/cuda/linear_grouped.cpp
   csrc/cuda/linear_int8.cpp
+  csrc/cuda/low_bit.cpp
+  csrc/cuda/observed.cpp
   csrc/cuda/packing.cpp
   csrc/cuda/qat_linear_int8.cpp
   csrc/cuda/qparams.cpp
   csrc/cuda/quantize.cpp
+  csrc/cuda/stochastic.cpp
 )
 list(TRANSFORM TORCHQAT_CUDA_TORCH_SOURCES PREPEND ${PROJECT_SOURCE_DIR}/)
 

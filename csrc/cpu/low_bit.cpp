@@ -3,6 +3,7 @@
 
 #include "cpu/block_view.h"
 #include "cpu/kernels/low_bit.h"
+#include "ops/block_rows.h"
 #include "ops/low_bit.h"
 #include "ops/qparams.h"
 
@@ -11,39 +12,10 @@ namespace {
 
 const LowBitKernels& kernels() { return *select(&low_bit_scalar, &low_bit_avx2, &low_bit_avx512); }
 
-struct Rows {
-  at::Tensor values;  // [rows, length], contiguous; a block's elements in the input's logical order, then zeros
-  at::Tensor count;   // [rows] int64: without the zeros; undefined where no block is short
-};
-
-// One row per block. A view where blocks are contiguous already, else a copy.
-Rows rows_of(const at::Tensor& input, at::IntArrayRef block_size, int64_t rows) {
-  if (block_size.empty()) return {input.contiguous().view({1, input.numel()}), {}};
-  const int64_t dims = input.dim();
-  std::vector<int64_t> split, order(2 * dims), padding(2 * dims, 0);
-  at::Tensor count;
-  bool padded = false;
-  for (int64_t d = 0; d < dims; ++d) {
-    const int64_t n = input.size(d), width = block_size[d] == -1 ? n : std::min(block_size[d], n);
-    const int64_t blocks = (n + width - 1) / width;
-    split.insert(split.end(), {blocks, width});
-    order[d] = 2 * d;
-    order[dims + d] = 2 * d + 1;
-    padding[2 * (dims - 1 - d) + 1] = blocks * width - n;
-    padded |= blocks * width != n;
-    at::Tensor own = at::full({blocks}, width, at::kLong);
-    own[blocks - 1] = n - (blocks - 1) * width;
-    count = d == 0 ? own : count.unsqueeze(-1) * own;
-  }
-  const at::Tensor whole = padded ? at::constant_pad_nd(input, padding) : input;
-  return {whole.reshape(split).permute(order).reshape({rows, -1}).contiguous(),
-          padded ? count.reshape({rows}).contiguous() : at::Tensor()};
-}
-
 template <typename Kernel>
 void run_rows(const at::Tensor& input, at::IntArrayRef block_size, const at::Tensor& scale, RowsArgs args, Kernel kernel) {
   const int64_t count = scale.numel();
-  const auto rows = rows_of(input, block_size, count);
+  const auto rows = block_rows(input, block_size, count);
   args.in = rows.values.const_data_ptr();
   args.length = rows.values.size(1);
   args.count = rows.count.defined() ? rows.count.const_data_ptr<int64_t>() : nullptr;

@@ -29,6 +29,11 @@ class OnDevice {
 
 inline at::Tensor in_type(const at::Tensor& tensor, at::ScalarType type) { return tensor.to(type).contiguous(); }
 
+// One bit per element, in memory order.
+inline at::Tensor empty_mask(const at::Tensor& dense) {
+  return at::empty({(dense.numel() + 7) / 8}, dense.options().dtype(at::kByte));
+}
+
 // Scale and zero point in the compute type; the zero point may be absent.
 struct QParamsView {
   at::Tensor scale, zero_point;

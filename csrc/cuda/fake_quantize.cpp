@@ -8,10 +8,6 @@
 namespace torchqat::cuda {
 namespace {
 
-at::Tensor empty_mask(const at::Tensor& input) {
-  return at::empty({(input.numel() + 7) / 8}, input.options().dtype(at::kByte));
-}
-
 // x and y are dense in the same order; mask may be undefined.
 void run(const at::Tensor& x, const at::Tensor& y, const at::Tensor& mask, const Blocks& blocks, const void* scale,
          const void* zero_point, int64_t quant_min, int64_t quant_max, Stream stream) {

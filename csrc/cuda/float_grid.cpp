@@ -1,8 +1,8 @@
 // CUDA kernels of fake_quantize_float.
 #include "ops/torch_headers.h"
 
-#include "cuda/device.h"
 #include "cuda/kernels/float_grid.h"
+#include "cuda/statistics.h"
 #include "ops/float_grid.h"
 #include "ops/qparams.h"
 
@@ -12,20 +12,18 @@ namespace {
 // Scales of x's blocks from its data, [scales] in the compute type.
 at::Tensor scales_of(const at::Tensor& x, const Blocks& blocks, FloatScales kind, const FloatScheme& scheme,
                      const at::Tensor& tensor_scale, Stream stream) {
-  const RangePlan plan = plan_range(blocks);
+  const PartialRanges parts(x, blocks);
   at::Tensor scale = at::empty({blocks.scales}, x.options().dtype(compute_type(x)));
-  at::Tensor lo = at::empty({plan.chunks * blocks.scales}, scale.options()), hi = at::empty_like(lo);
-  at::Tensor skipped = at::empty({plan.chunks * blocks.scales}, scale.options().dtype(at::kInt));
   FloatScaleArgs args{};
   args.scales = blocks.scales;
-  args.chunks = plan.chunks;
-  args.parts = {lo.mutable_data_ptr(), hi.mutable_data_ptr(), skipped.mutable_data_ptr<int32_t>()};
+  args.chunks = parts.plan.chunks;
+  args.parts = parts.view;
   args.kind = kind;
   args.format = scheme.format;
   args.rounding = scheme.rounding;
   args.tensor_scale = tensor_scale.defined() ? tensor_scale.const_data_ptr() : nullptr;
   args.scale = scale.mutable_data_ptr();
-  min_max(blocks, plan, x.const_data_ptr(), float_type(x.scalar_type()), args.parts, stream);
+  min_max(blocks, parts.plan, x.const_data_ptr(), float_type(x.scalar_type()), args.parts, stream);
   finish_float_scales(args, scale.scalar_type() == at::kDouble, stream);
   return scale;
 }

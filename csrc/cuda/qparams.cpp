@@ -6,20 +6,24 @@
 
 namespace torchqat::cuda {
 
+PartialRanges::PartialRanges(const at::Tensor& x, const Blocks& blocks) : plan(plan_range(blocks)) {
+  lo = at::empty({plan.chunks * blocks.scales}, x.options().dtype(compute_type(x)));
+  hi = at::empty_like(lo);
+  skipped = at::empty({plan.chunks * blocks.scales}, x.options().dtype(at::kInt));
+  view = {lo.mutable_data_ptr(), hi.mutable_data_ptr(), skipped.mutable_data_ptr<int32_t>()};
+}
+
 void block_qparams(const at::Tensor& x, const Blocks& blocks, const Statistics& statistics, const at::Tensor& scale,
                    const at::Tensor& zero_point, const at::Tensor& zero_point_value, Stream stream) {
   RangeFinish finish{};
   finish.scales = scale.numel();
   if (finish.scales == 0) return;
-  at::Tensor lo, hi, skipped;
+  std::optional<PartialRanges> parts;  // its memory is in use until the last kernel is launched
   if (blocks.numel > 0) {
-    const RangePlan plan = plan_range(blocks);
-    lo = at::empty({plan.chunks * blocks.scales}, scale.options());
-    hi = at::empty_like(lo);
-    skipped = at::empty({plan.chunks * blocks.scales}, scale.options().dtype(at::kInt));
-    finish.chunks = plan.chunks;
-    finish.parts = {lo.mutable_data_ptr(), hi.mutable_data_ptr(), skipped.mutable_data_ptr<int32_t>()};
-    min_max(blocks, plan, x.const_data_ptr(), float_type(x.scalar_type()), finish.parts, stream);
+    parts.emplace(x, blocks);
+    finish.chunks = parts->plan.chunks;
+    finish.parts = parts->view;
+    min_max(blocks, parts->plan, x.const_data_ptr(), float_type(x.scalar_type()), finish.parts, stream);
   }
   if (statistics.running_lo.defined()) {
     finish.running_lo = statistics.running_lo.mutable_data_ptr();
@@ -34,6 +38,23 @@ void block_qparams(const at::Tensor& x, const Blocks& blocks, const Statistics& 
   finish.zero_point = zero_point.mutable_data_ptr<int32_t>();
   finish.zero_point_value = zero_point_value.defined() ? zero_point_value.mutable_data_ptr() : nullptr;
   finish_range(finish, scale.scalar_type() == at::kDouble, stream);
+}
+
+std::tuple<at::Tensor, at::Tensor> qparams_of_range(const at::Tensor& lo, const at::Tensor& hi, int64_t quant_min,
+                                                    int64_t quant_max, bool symmetric, Stream stream) {
+  const auto compute = compute_type(lo);
+  Statistics statistics;
+  statistics.running_lo = in_type(lo, compute);
+  statistics.running_hi = in_type(hi, compute);
+  statistics.quant_min = quant_min;
+  statistics.quant_max = quant_max;
+  statistics.symmetric = symmetric;
+  at::Tensor scale = at::empty(lo.sizes(), statistics.running_lo.options());
+  at::Tensor zero_point = at::empty(lo.sizes(), scale.options().dtype(at::kInt));
+  Blocks none;
+  none.numel = 0;
+  block_qparams(lo, none, statistics, scale, zero_point, {}, stream);
+  return {scale, zero_point};
 }
 
 namespace {
@@ -54,29 +75,11 @@ std::tuple<at::Tensor, at::Tensor> choose_qparams(const at::Tensor& input, at::I
   return {scale, zero_point};
 }
 
-// The range's entries are contiguous and in their compute type.
-std::tuple<at::Tensor, at::Tensor> from_range(const at::Tensor& lo, const at::Tensor& hi, at::IntArrayRef shape,
-                                              int64_t quant_min, int64_t quant_max, bool symmetric, Stream stream) {
-  at::Tensor scale = at::empty(shape, lo.options()), zero_point = at::empty(shape, lo.options().dtype(at::kInt));
-  Statistics statistics;
-  statistics.running_lo = lo;
-  statistics.running_hi = hi;
-  statistics.quant_min = quant_min;
-  statistics.quant_max = quant_max;
-  statistics.symmetric = symmetric;
-  Blocks none;
-  none.numel = 0;
-  block_qparams(lo, none, statistics, scale, zero_point, {}, stream);
-  return {scale, zero_point};
-}
-
 std::tuple<at::Tensor, at::Tensor> qparams_from_range(const at::Tensor& min_val, const at::Tensor& max_val, int64_t quant_min,
                                                       int64_t quant_max, bool symmetric) {
   check_qparams_from_range(min_val, max_val, quant_min, quant_max, symmetric);
   const OnDevice device(min_val);
-  const auto compute = compute_type(min_val);
-  return from_range(in_type(min_val, compute), in_type(max_val, compute), min_val.sizes(), quant_min, quant_max, symmetric,
-                    device.stream());
+  return qparams_of_range(min_val, max_val, quant_min, quant_max, symmetric, device.stream());
 }
 
 std::tuple<at::Tensor, at::Tensor> observe_minmax(const at::Tensor& input, at::Tensor& min_val, at::Tensor& max_val,
@@ -103,9 +106,7 @@ std::tuple<at::Tensor, at::Tensor> observe_minmax(const at::Tensor& input, at::T
   if (!statistics.running_hi.is_same(max_val)) max_val.copy_(statistics.running_hi);
   if (min_val.scalar_type() == compute) return {scale, zero_point};
   // The state rounds what it is given: the scale follows from what it holds.
-  const auto held = compute_type(min_val);
-  return from_range(in_type(min_val, held), in_type(max_val, held), min_val.sizes(), quant_min, quant_max, symmetric,
-                    device.stream());
+  return qparams_of_range(min_val, max_val, quant_min, quant_max, symmetric, device.stream());
 }
 
 TORCH_LIBRARY_IMPL(torchqat, CUDA, m) {

@@ -14,6 +14,18 @@ struct Statistics {
   bool symmetric = false;
 };
 
+// The chunks' ranges of a dense tensor with at least one element: how they are divided, and their memory.
+struct PartialRanges {
+  RangePlan plan;
+  at::Tensor lo, hi, skipped;
+  RangeParts view{};
+  PartialRanges(const at::Tensor& x, const Blocks& blocks);
+};
+
+// Scale and zero point of a range of any floating dtype, in its compute type.
+std::tuple<at::Tensor, at::Tensor> qparams_of_range(const at::Tensor& lo, const at::Tensor& hi, int64_t quant_min,
+                                                    int64_t quant_max, bool symmetric, Stream stream);
+
 // scale: contiguous, in x's compute type, one entry per block; zero_point: int32, as many; zero_point_value: like scale, or
 // undefined.
 void block_qparams(const at::Tensor& x, const Blocks& blocks, const Statistics& statistics, const at::Tensor& scale,

@@ -7,6 +7,7 @@ imported then.
 
 import os
 
+import pytest
 import torch
 
 SHIM = os.environ.get("TORCHQAT_CUDA_SHIM")
@@ -17,6 +18,7 @@ elif torch.cuda.is_available():
 
 AVAILABLE = bool(SHIM) or torch.cuda.is_available()
 WHY_NOT = "no CUDA device here; ctest CudaOnTheHost runs these cases on the host shim instead"
+requires_device = pytest.mark.skipif(not AVAILABLE, reason=WHY_NOT)
 _KEYS = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
 
 
@@ -44,7 +46,9 @@ def keep_layout(tensor, device):
     """A copy on `device` with the same strides (of a dense tensor or not)."""
     if tensor.numel() == 0 or tensor.is_contiguous():
         return tensor.clone().to(device)
-    room = torch.empty(sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride())) + 1, dtype=tensor.dtype, device=device)
+    room = torch.empty(
+        sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride())) + 1, dtype=tensor.dtype, device=device
+    )
     return room.as_strided(tensor.shape, tensor.stride()).copy_(tensor)
 
 
@@ -61,7 +65,7 @@ def on_device(name, *args, **named):
     arguments, keywords = copies[: len(args)], dict(zip(named, copies[len(args) :]))
     with torch.no_grad():
         result = op(name).redispatch(_KEYS, *arguments, **keywords) if SHIM else op(name)(*arguments, **keywords)
-    back = lambda t: keep_layout(t, "cpu")  # noqa: E731
+    back = lambda t: keep_layout(t, "cpu")
     return _map(result, back), _map(copies, back)
 
 
@@ -94,3 +98,65 @@ def check(name, *args, **named):
     assert_same(expected, found, name)
     assert_same(expected_args, found_args, name + " arguments")
     return expected
+
+
+DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
+
+# shape, block_size: one run, short last blocks, packets across runs, columns, several dimensions, long rows.
+LAYOUTS = [
+    ((1,), []),
+    ((7,), []),
+    ((3, 1000), []),
+    ((2051,), [-1]),
+    ((5, 9), [1, -1]),
+    ((4, 64), [1, -1]),
+    ((33, 100), [1, 32]),
+    ((33, 96), [1, 32]),
+    ((17, 130), [-1, 1]),
+    ((300, 3), [-1, 1]),
+    ((3, 2600), [1, -1]),
+    ((20, 40), [16, 16]),
+    ((21, 43), [8, 9]),
+    ((2, 5, 7, 3), [1, -1, 1, -1]),
+    ((3, 6, 4, 4), [-1, 1, -1, -1]),
+    ((2, 8, 3, 2), [1, 3, -1, 1]),
+    ((), []),
+    ((0, 5), [1, -1]),
+    ((4, 0), [1, -1]),
+]
+
+
+def values(shape, dtype, seed=0, special=True):
+    g = torch.Generator().manual_seed(seed)
+    x = torch.randn(shape, generator=g, dtype=torch.float64) * 3
+    if special and x.numel() > 12:
+        flat = x.view(-1)
+        at = torch.randperm(flat.numel(), generator=g)[:8]
+        flat[at] = torch.tensor(
+            [float("nan"), float("inf"), -float("inf"), -0.0, 1e30, -1e30, 1e-40, 0.5], dtype=x.dtype
+        )
+    return x.to(dtype)
+
+
+def scale_shape(shape, block_size):
+    return [1 if b == -1 else -(-n // b) for n, b in zip(shape, block_size)]
+
+
+def qparams(shape, block_size, scale_dtype=torch.float32, seed=1):
+    g = torch.Generator().manual_seed(seed)
+    sizes = scale_shape(shape, block_size)
+    scale = (torch.rand(sizes, generator=g) * 0.1 + 0.01).to(scale_dtype)
+    zero_point = torch.randint(-20, 20, sizes, generator=g, dtype=torch.int32)
+    return scale, zero_point
+
+
+def codes(shape, seed=5):
+    return torch.randint(-128, 128, shape, generator=torch.Generator().manual_seed(seed)).to(torch.int8)
+
+
+@pytest.fixture(autouse=True)
+def shuffled_turns():
+    """On the shim threads take turns in shuffled order: a result that depends on it misses a barrier."""
+    set_order(2)
+    yield
+    set_order(0)

@@ -7,13 +7,12 @@
 #include <vector>
 
 #include "numerics/affine.h"
+#include "numerics/histogram.h"
 
 namespace torchqat::cpu {
 
 float histogram_bound(float magnitude) {
-  int exponent;
-  const float fraction = std::frexp(std::max(magnitude, 0x1p-100f), &exponent);  // magnitude = fraction * 2^exponent
-  return std::ldexp(1.0f, std::min(fraction == 0.5f ? exponent - 1 : exponent, 127));
+  return numerics::histogram_bound(magnitude);
 }
 
 void widen_histogram(int64_t* counts, int64_t bins) {
@@ -24,16 +23,14 @@ void widen_histogram(int64_t* counts, int64_t bins) {
 }
 
 void count_histogram(const float* x, int64_t n, float bound, int64_t bins, int64_t* counts) {
-  // Powers of two: the product is exact.
-  const float per_unit = static_cast<float>(bins / 2) / bound, low = -static_cast<float>(bins / 2), high = -low - 1;
+  const float half = static_cast<float>(bins / 2), per_unit = half / bound;
   constexpr int64_t strip = 256;
   int32_t index[strip];
   for (int64_t at = 0; at < n; at += strip) {
     const int64_t m = std::min(strip, n - at);
     for (int64_t i = 0; i < m; ++i) {
-      const float place = std::floor(x[at + i] * per_unit);
       // NaN goes to the lowest bin here and is not counted below.
-      index[i] = static_cast<int32_t>(std::min(high, std::max(low, place))) + static_cast<int32_t>(bins / 2);
+      index[i] = static_cast<int32_t>(numerics::histogram_place(x[at + i], per_unit, half)) + static_cast<int32_t>(bins / 2);
     }
     for (int64_t i = 0; i < m; ++i) {
       if (std::isfinite(x[at + i])) ++counts[index[i]];
@@ -43,7 +40,7 @@ void count_histogram(const float* x, int64_t n, float bound, int64_t bins, int64
 
 namespace {
 
-double edge(const Histogram& h, int64_t j) { return (static_cast<double>(j) / (h.bins / 2) - 1.0) * h.bound; }
+double edge(const Histogram& h, int64_t j) { return numerics::histogram_edge(j, h.bins, h.bound); }
 
 HistogramRange inside(const Histogram& h, double lo, double hi) {
   return {std::max(static_cast<float>(lo), h.lo), std::min(static_cast<float>(hi), h.hi)};
@@ -79,7 +76,7 @@ HistogramRange least_squares_range(const Histogram& h, int quant_min, int quant_
   std::vector<double> centre, weight;
   for (int64_t j = 0; j < h.bins; ++j) {
     if (h.counts[j] == 0) continue;
-    centre.push_back(std::clamp((edge(h, j) + edge(h, j + 1)) / 2, static_cast<double>(h.lo), static_cast<double>(h.hi)));
+    centre.push_back(numerics::histogram_centre(j, h.bins, h.bound, h.lo, h.hi));
     weight.push_back(static_cast<double>(h.counts[j]));
   }
   const auto error = [&](HistogramRange r) {
@@ -105,7 +102,7 @@ HistogramRange least_squares_range(const Histogram& h, int quant_min, int quant_
       best = r;
     }
   };
-  constexpr int steps = 64;
+  constexpr int steps = numerics::histogram_steps;
   for (int k = 1; k < steps; ++k) {
     const float f = static_cast<float>(k) / steps;
     attempt({all.lo * f, all.hi * f});

@@ -17,6 +17,11 @@ struct Params {
 };
 
 template <typename S>
+__device__ __forceinline__ S positive_or_nan(S scale) {
+  return scale > S(0) && scale <= std::numeric_limits<S>::max() ? scale : std::numeric_limits<S>::quiet_NaN();
+}
+
+template <typename S>
 struct Grid {
   const S* scale;
   const S* zero_point;
@@ -148,7 +153,13 @@ __global__ void __launch_bounds__(affine_threads)
       params = grid.at(run.scale);
       end = j + static_cast<int64_t>(run.length);
     }
-    bits |= static_cast<unsigned>(Op::apply(x[j], y[j], params, grid) && j < n) << j;
+    bool passes;
+    if constexpr (requires { typename Op::WantsPlace; }) {
+      passes = Op::apply(x[j], y[j], params, grid, first + j);
+    } else {
+      passes = Op::apply(x[j], y[j], params, grid);
+    }
+    bits |= static_cast<unsigned>(passes && j < n) << j;
   }
   out.store(first, n, whole, y);
   if (mask != nullptr) mask[first / packet] = static_cast<uint8_t>(bits);
@@ -181,12 +192,15 @@ void launch_elements(const Blocks& blocks, typename Op::In in, typename Op::Out 
   });
 }
 
+template <typename S>
+Grid<S> grid_of(const AffineArgs& a, bool bounded) {
+  return {static_cast<const S*>(a.scale), static_cast<const S*>(a.zero_point), static_cast<S>(a.quant_min),
+          static_cast<S>(a.quant_max), bounded};
+}
+
 template <typename Op>
 void launch_affine(const AffineArgs& a, typename Op::In in, typename Op::Out out, bool bounded, bool aligned, Stream stream) {
-  using S = typename Op::S;
-  const Grid<S> grid{static_cast<const S*>(a.scale), static_cast<const S*>(a.zero_point), static_cast<S>(a.quant_min),
-                     static_cast<S>(a.quant_max), bounded};
-  launch_elements<Op>(*a.blocks, in, out, a.mask, grid, aligned, stream);
+  launch_elements<Op>(*a.blocks, in, out, a.mask, grid_of<typename Op::S>(a, bounded), aligned, stream);
 }
 
 template <typename T>

@@ -24,11 +24,6 @@ MiniFloat<Lane<S>> grid_of(FloatFormat format) {
 }
 
 template <typename S>
-__device__ __forceinline__ S positive_or_nan(S scale) {
-  return scale > S(0) && scale <= std::numeric_limits<S>::max() ? scale : std::numeric_limits<S>::quiet_NaN();
-}
-
-template <typename S>
 struct FloatGrid {
   const S* scale;
   MiniFloat<Lane<S>> format;

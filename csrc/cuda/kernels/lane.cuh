@@ -37,6 +37,7 @@ TORCHQAT_INLINE Lane<double> lane_fma(Lane<double> a, Lane<double> b, Lane<doubl
 template <typename S> TORCHQAT_INLINE bool in_range(Lane<S> x, Lane<S> low, Lane<S> high) {
   return in_range(x.v, low.v, high.v);
 }
+template <typename S> TORCHQAT_INLINE bool exceeds(Lane<S> a, Lane<S> b) { return a.v > b.v; }
 template <typename S> TORCHQAT_INLINE bool is_nan(Lane<S> x) { return is_nan(x.v); }
 template <typename S> TORCHQAT_INLINE Lane<S> select(bool m, Lane<S> a, Lane<S> b) { return m ? a : b; }
 

@@ -36,6 +36,28 @@ struct Extremes {
   }
 };
 
+// The extremes of a group's threads, for its member 0. Every thread of the block takes part.
+template <int group, typename S>
+__device__ __forceinline__ void combine_group(Extremes<S>& e, int member) {
+  if constexpr (group > 1) e.template across<(group < warp_size ? group : warp_size)>();
+  if constexpr (group > warp_size) {
+    __shared__ S shared_lo[range_threads / warp_size], shared_hi[range_threads / warp_size];
+    __shared__ int32_t shared_skipped[range_threads / warp_size];
+    if (lane() == 0) {
+      shared_lo[warp()] = e.lo;
+      shared_hi[warp()] = e.hi;
+      shared_skipped[warp()] = e.skipped;
+    }
+    __syncthreads();
+    if (member == 0) {
+      for (int w = 1; w < group / warp_size; ++w) {
+        e.merge(shared_lo[w], shared_hi[w]);
+        e.skipped += shared_skipped[w];
+      }
+    }
+  }
+}
+
 // The elements of one block, numbered in memory order.
 template <typename Map>
 struct BlockWalk;
@@ -102,23 +124,7 @@ __global__ void __launch_bounds__(range_threads)
       }
     }
   }
-  if constexpr (group > 1) e.template across<(group < warp_size ? group : warp_size)>();
-  if constexpr (group > warp_size) {
-    __shared__ S shared_lo[range_threads / warp_size], shared_hi[range_threads / warp_size];
-    __shared__ int32_t shared_skipped[range_threads / warp_size];
-    if (lane() == 0) {
-      shared_lo[warp()] = e.lo;
-      shared_hi[warp()] = e.hi;
-      shared_skipped[warp()] = e.skipped;
-    }
-    __syncthreads();
-    if (member == 0) {
-      for (int w = 1; w < group / warp_size; ++w) {
-        e.merge(shared_lo[w], shared_hi[w]);
-        e.skipped += shared_skipped[w];
-      }
-    }
-  }
+  combine_group<group>(e, member);
   if (used && member == 0) {
     const uint64_t at = chunk * slots + walk.scale;
     lo[at] = e.lo;
@@ -139,7 +145,7 @@ __global__ void __launch_bounds__(range_threads) finish_kernel(RangeFinish a) {
     for (int64_t chunk = member; chunk < a.chunks; chunk += group) {
       const int64_t at = chunk * a.scales + scale;
       e.merge(static_cast<const S*>(a.parts.lo)[at], static_cast<const S*>(a.parts.hi)[at]);
-      skipped += a.parts.skipped[at];
+      if (a.parts.skipped != nullptr) skipped += a.parts.skipped[at];
     }
   }
   if constexpr (group > 1) {
@@ -154,10 +160,15 @@ __global__ void __launch_bounds__(range_threads) finish_kernel(RangeFinish a) {
   if (a.running_lo != nullptr) {
     S& lo = static_cast<S*>(a.running_lo)[scale];
     S& hi = static_cast<S*>(a.running_hi)[scale];
+    if (a.fresh) {
+      lo = std::numeric_limits<S>::infinity();
+      hi = -lo;
+    }
     numerics::merge_range(e.lo, e.hi, static_cast<S>(a.averaging), lo, hi);
     e.lo = lo;
     e.hi = hi;
   }
+  if (a.scale == nullptr) return;
   const auto q = numerics::qparams(Lane<S>(e.lo), Lane<S>(e.hi), static_cast<S>(a.quant_min), static_cast<S>(a.quant_max),
                                    a.symmetric);
   static_cast<S*>(a.scale)[scale] = q.scale.v;

@@ -15,7 +15,7 @@ RangePlan plan_range(const Blocks& blocks);
 // Eight elements that follow one another in a block, from a multiple of eight on, lie together in memory.
 bool rows_of_packets(const Blocks& blocks);
 
-// lo, hi: float (double for f64), [chunks][scales]; skipped: int32, [chunks][scales], how many elements were not finite.
+// lo, hi: float (double for f64), [chunks][scales]; skipped: int32, [chunks][scales], how many elements were not finite, or nullptr.
 struct RangeParts {
   void *lo, *hi;
   int32_t* skipped;
@@ -28,10 +28,11 @@ struct RangeFinish {
   RangeParts parts;
   void *running_lo, *running_hi;  // [scales], merged and written; or nullptr: the range of this tensor alone
   double averaging;
+  bool fresh;                     // the running range is written, whatever it held
   int64_t* nonfinite;             // one element, added to; or nullptr
   int32_t quant_min, quant_max;
   bool symmetric;
-  void* scale;                    // [scales]
+  void* scale;                    // [scales], or nullptr: the range alone is wanted
   int32_t* zero_point;            // [scales]
   void* zero_point_value;         // [scales], the same in the scale's type, for the kernel that follows; or nullptr
 };

@@ -17,10 +17,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from torchqat.mapping import DEPLOYED_LAYERS, FLOAT_OF_DEPLOYED
+from torchqat.nn.attention import leave_fused_paths, split_attention
 from torchqat.nn.qat._layer import QatLayer
 from torchqat.nn.quantized._form import QuantizedForm
 from torchqat.nn.quantized._layer import Description, QuantizedLayer
-from torchqat.prepare import swap_modules
 from torchqat.rewrite import Refused, fill_places
 
 FORMAT_VERSION = 1
@@ -200,6 +200,7 @@ def load(path, float_model: nn.Module) -> nn.Module:
         raise TypeError(f"torchqat.load: float_model must be a torch.nn.Module, got {type(float_model).__name__}")
     with _opened(path) as file:
         description = _description(path, file)
+        float_model = split_attention(float_model, list(description["modules"]))
         aliases = description["aliases"]
         keys = set(file.keys())
 
@@ -294,9 +295,7 @@ def _from_file(path, name, config, tensors) -> QuantizedLayer:
 def _with_layers(float_model, new) -> nn.Module:
     # Layers that are replaced are mapped in the memo, so that their float weights are not copied.
     model = copy.deepcopy(float_model, dict(new))
-    for parent in model.modules():
-        if isinstance(parent, nn.TransformerEncoderLayer):
-            swap_modules(parent, {id(child): child for child in parent.children() if isinstance(child, QuantizedLayer)})
+    leave_fused_paths(model, (QuantizedLayer,))
     return model
 
 

@@ -3,6 +3,7 @@
 from torch import nn
 
 from torchqat.nn import qat, quantized
+from torchqat.nn.attention import MultiheadAttention
 
 # Exact types: a subclass may use its weight in ways of its own.
 FLOAT_TO_QAT = {
@@ -12,6 +13,7 @@ FLOAT_TO_QAT = {
     nn.Conv3d: qat.Conv3d,
     nn.Embedding: qat.Embedding,
     nn.EmbeddingBag: qat.EmbeddingBag,
+    nn.MultiheadAttention: MultiheadAttention,
 }
 
 # Convolution -> (BatchNorm types that fold into it, the folded layer).

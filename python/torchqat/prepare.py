@@ -11,10 +11,12 @@ from torchqat.config import QConfig, QuantSpec
 from torchqat.fake_quantize import FakeQuantize
 from torchqat.folding import find_conv_bn, find_relus, observe_calls
 from torchqat.mapping import CONV_BN_TO_QAT, FLOAT_TO_QAT, INDEX_INPUT
+from torchqat.nn.attention import leave_fused_paths
 from torchqat.nn.qat._form import QatForm
 from torchqat.nn.qat._layer import QatLayer
 from torchqat.nn.qat.output import Output, check_output_spec
 from torchqat.nn.qat.relu import AbsorbedReLU
+from torchqat.nn.quantized._layer import QuantizedLayer
 from torchqat.rewrite import Refused, append_outputs
 
 _GLOB = set("*?[")
@@ -158,6 +160,9 @@ def _unmatched(key, value, by_name: dict) -> None:
         if value is None and any(isinstance(m, key) for m in by_name.values()):
             return
         raise ValueError(f"prepare_qat: overrides: no quantisable module of type {key.__name__} in the model")
+    whole = next((n for n, m in by_name.items() if type(m) is nn.MultiheadAttention and key.startswith(f"{n}.")), None)
+    if whole is not None:
+        raise ValueError(f"prepare_qat: overrides: {key!r} is part of MultiheadAttention {whole!r}; name that")
     known = key in by_name or fnmatch.filter(by_name, key)
     if known and value is None:
         return
@@ -200,14 +205,10 @@ def swap_modules(model: nn.Module, replacements: dict[int, nn.Module]) -> nn.Mod
     """The model with modules replaced, by id of the old one, at every place where they are registered."""
     root = replacements.get(id(model), model)
     for parent in list(root.modules()):
-        changed = False
         for key, child in list(parent._modules.items()):
             if child is not None and id(child) in replacements:
                 parent._modules[key] = replacements[id(child)]
-                changed = True
-        if changed and isinstance(parent, nn.TransformerEncoderLayer):
-            # Its fused inference path reads the float weights behind the layers' backs; 0 means "activation not fusable".
-            parent.activation_relu_or_gelu = 0
+    leave_fused_paths(root, (QatLayer, QuantizedLayer))
     return root
 
 

@@ -15,6 +15,10 @@ set(TORCHQAT_KERNEL_SOURCES
   csrc/cpu/kernels/conv_int8_avx512.cpp
   csrc/cpu/kernels/conv_int8_scalar.cpp
   csrc/cpu/kernels/conv_plan.cpp
+  csrc/cpu/kernels/depthwise_grad.cpp
+  csrc/cpu/kernels/depthwise_grad_avx2.cpp
+  csrc/cpu/kernels/depthwise_grad_avx512.cpp
+  csrc/cpu/kernels/depthwise_grad_scalar.cpp
   csrc/cpu/kernels/dynamic_avx2.cpp
   csrc/cpu/kernels/dynamic_avx512.cpp
   csrc/cpu/kernels/dynamic_scalar.cpp

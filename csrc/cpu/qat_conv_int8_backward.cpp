@@ -7,6 +7,7 @@
 #include "cpu/conv_int8.h"
 #include "cpu/isa.h"
 #include "cpu/kernels/conv_grad.h"
+#include "cpu/kernels/depthwise_grad.h"
 #include "cpu/vec/transpose.h"
 #include "numerics/limbs.h"
 
@@ -33,10 +34,9 @@ struct Gradients {
 };
 
 // Values [rows, elements] in memory order, each row with its own bits.
-void apply_mask(at::Tensor& values, const at::Tensor& mask) {
-  const int64_t rows = mask.size(0), bytes = mask.size(1), elements = rows == 0 ? 0 : values.numel() / rows;
+void apply_mask(at::Tensor& values, const uint8_t* bits) {
+  const int64_t rows = values.size(0), elements = rows == 0 ? 0 : values.numel() / rows, bytes = (elements + 7) / 8;
   float* data = values.mutable_data_ptr<float>();
-  const uint8_t* bits = mask.const_data_ptr<uint8_t>();
   const Kernels kernels = current_kernels();
   at::parallel_for(0, rows, std::max<int64_t>(1, 65536 / std::max<int64_t>(elements, 1)), [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) kernels.apply_mask(data + r * elements, elements, bits + r * bytes);
@@ -276,6 +276,56 @@ class IntegerBackward {
   std::vector<at::Tensor> packed_;  // for each class
 };
 
+// One channel each: float32 whatever was asked for, which costs nothing where memory decides.
+std::optional<Gradients> depthwise_backward(const Backward& b) {
+  if (b.weight_codes.size(1) != 1 || b.weight_codes.size(0) != b.groups || b.codes.numel() == 0 || b.grad.numel() == 0) return std::nullopt;
+  const auto kernel = b.weight_codes.sizes().slice(2);
+  const Plan forward = make_plan(weight_layout(b.groups, 1, 1, static_cast<int>(kernel.size()), dims_of(kernel, 1)),
+                                 dims_of(b.codes.sizes().slice(2), 1), dims_of(b.stride, 1), dims_of(b.padding, 0),
+                                 dims_of(b.dilation, 1), current_kernels().tile_rows);
+  const DepthwiseGradPlan plan = make_depthwise_grad_plan(forward);
+  const DepthwiseGradKernels kernels = *cpu::select(&depthwise_grad_scalar, &depthwise_grad_avx2, &depthwise_grad_avx512);
+  const int64_t samples = b.codes.size(0), pitch = plan.blocks() * kDepthwiseBlock, per_sample = plan.taps * pitch;
+  const bool channels_last = b.codes.suggest_memory_format() != at::MemoryFormat::Contiguous;
+  const auto floats = b.weight_scale.options();
+  const at::Tensor weight = at::zeros({plan.taps, pitch}, floats);
+  weight.narrow(1, 0, plan.channels).copy_((b.weight_codes.reshape({plan.channels, plan.taps}).to(at::kFloat) * b.weight_scale.unsqueeze(1)).t());
+  Gradients g;
+  if (b.want_input) g.input = at::empty(b.codes.sizes(), floats, b.codes.suggest_memory_format());
+  const at::Tensor sums = b.want_weight ? at::zeros({samples, plan.taps, pitch}, floats.dtype(at::kDouble)) : at::Tensor();
+  const int64_t in_size = plan.channels * plan.in_pixels(), out_size = plan.channels * plan.out_pixels();
+  DepthwiseGradTask all;
+  all.grad = b.grad.const_data_ptr<float>();
+  all.codes = b.codes.const_data_ptr<uint8_t>();
+  all.channels_last = channels_last;
+  all.weight = weight.const_data_ptr<float>();
+  all.mask = b.mask;
+  float* dx = b.want_input ? g.input.mutable_data_ptr<float>() : nullptr;
+  double* sum = b.want_weight ? sums.mutable_data_ptr<double>() : nullptr;
+  const float* zero_points = b.zero_point.const_data_ptr<float>();
+  const bool shared_zero = b.zero_point.numel() == 1;
+  at::parallel_for(0, samples * plan.blocks(), 1, [&](int64_t begin, int64_t end) {
+    uint8_t* scratch = thread_scratch(0, plan.scratch_bytes(channels_last));
+    for (int64_t unit = begin; unit < end; ++unit) {
+      const int64_t n = unit / plan.blocks();
+      DepthwiseGradTask task = all;
+      task.grad += n * out_size;
+      task.codes += n * in_size;
+      task.zero_point = zero_points[shared_zero ? 0 : n];
+      if (dx != nullptr) task.dx = dx + n * in_size;
+      if (task.mask != nullptr) task.mask += n * ((in_size + 7) / 8);
+      if (sum != nullptr) task.sums = sum + n * per_sample;
+      kernels.unit(plan, task, unit % plan.blocks(), scratch);
+    }
+  });
+  if (b.want_input && b.mask != nullptr && channels_last && plan.channels % 16 != 0) apply_mask(g.input, b.mask);
+  if (b.want_weight) {
+    const at::Tensor scaled = (sums * b.input_scale.to(at::kDouble).reshape({-1, 1, 1})).sum(0).narrow(1, 0, plan.channels);
+    g.weight = scaled.t().to(at::kFloat).contiguous().reshape(b.weight_codes.sizes());
+  }
+  return g;
+}
+
 // The integer form where it was asked for, or is the best here, and can be: depthwise and very narrow groups go to float32.
 std::optional<Gradients> integer_backward(const Backward& b, std::string_view mode) {
   const bool wanted = mode == "int16" || (mode == "auto" && cpu::current_isa() >= cpu::Isa::avx512);
@@ -315,12 +365,13 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> qat_conv_backward_cpu(
                   (input_quant_min < 0 ? 128.0 : 0.0)).reshape(-1).contiguous();
   b.weight_scale = positive_scale(weight_scale).reshape(-1).expand({weight_codes.size(0)}).contiguous();
   if (mask.has_value()) b.mask = mask->const_data_ptr<uint8_t>();
-  std::optional<Gradients> g = integer_backward(b, backward);
+  std::optional<Gradients> g = depthwise_backward(b);
+  if (!g.has_value()) g = integer_backward(b, backward);
   if (!g.has_value()) {
     g = float_backward(b, backward == "bfloat16");
-    if (wanted[0] && mask.has_value()) apply_mask(g->input, *mask);
+    if (wanted[0] && b.mask != nullptr) apply_mask(g->input, b.mask);
   }
-  if (wanted[1] && weight_mask.has_value()) apply_mask(g->weight, *weight_mask);
+  if (wanted[1] && weight_mask.has_value()) apply_mask(g->weight, weight_mask->const_data_ptr<uint8_t>());
   return {wanted[0] ? g->input : none, wanted[1] ? g->weight : none, grad_bias};
 }
 

@@ -120,6 +120,12 @@ CASES = {
     "stride without cover": dict(kernel=(1, 1), padding=0, stride=2),
     "groups": dict(groups=4),
     "depthwise": dict(c=20, o=20, groups=20),
+    "depthwise channels last": dict(c=32, o=32, groups=32, channels_last=True),
+    "depthwise wide": dict(c=70, o=70, groups=70, n=3, samples=True, channels_last=True, kernel=(5, 5), padding=2),
+    "depthwise stride": dict(c=80, o=80, groups=80, stride=2, size=(13, 16), channels_last=True, bias=False),
+    "depthwise planes": dict(c=67, o=67, groups=67, stride=(1, 3), dilation=(2, 1), size=(17, 20)),
+    "depthwise 1d": dict(c=33, o=33, groups=33, size=(40,), kernel=(7,), padding=3, stride=2),
+    "depthwise 3d": dict(c=16, o=16, groups=16, size=(4, 5, 6), kernel=(2, 3, 3), channels_last=True),
     "multiplier": dict(c=6, o=12, groups=6),
     "no padding": dict(padding=0),
     "samples": dict(n=4, samples=True),
@@ -146,6 +152,20 @@ def test_gradients_on_every_instruction_set(isa, backward):
     check_gradients(Layer(2, c=19, o=21, size=(9, 8), channels_last=True, stride=2), backward)
 
 
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_depthwise_gradients_have_the_same_bits_everywhere(channels_last):
+    results = []
+    for isa in ISAS:
+        for threads in (1, 3):
+            ops._set_cpu_isa(isa)
+            torch.set_num_threads(threads)
+            layer = Layer(5, n=2, c=80, o=80, groups=80, size=(9, 11), stride=2, channels_last=channels_last)
+            layer.run().square().sum().backward()
+            results.append((layer.x.grad, layer.w.grad))
+    for result in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(result, results[0], strict=True))
+
+
 @settings(max_examples=25, deadline=None)
 @given(st.data())
 def test_random_geometry(data):
@@ -157,6 +177,8 @@ def test_random_geometry(data):
         padding=[draw(0, 3) for _ in range(dims)], dilation=[draw(1, 2) for _ in range(dims)],
         c=groups * draw(1, 20), o=groups * draw(1, 20), channels_last=data.draw(st.booleans()),
     )  # fmt: skip
+    if draw(0, 3) == 0:
+        options["groups"] = options["o"] = options["c"]
     lists = zip(options["size"], options["padding"], options["dilation"], options["kernel"])
     if all(s + 2 * p >= d * (k - 1) + 1 for s, p, d, k in lists):
         layer = Layer(**options)

@@ -71,6 +71,7 @@ set(TORCHQAT_KERNEL_SOURCES
 )
 
 set(TORCHQAT_TORCH_SOURCES
+  csrc/autocast/backward.cpp
   csrc/autocast/conv_int8.cpp
   csrc/autocast/linear_grouped.cpp
   csrc/autocast/linear_int8.cpp

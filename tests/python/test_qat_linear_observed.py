@@ -235,3 +235,19 @@ def test_reuse_weights_packs_once(config):
         assert torch.equal(plain.eval()(batches[0]), after)
     plain[0].weight.data.numpy()[:] = 0.0
     assert not torch.equal(plain(batches[0]), after)
+
+
+@pytest.mark.parametrize("estimator", ["ste", "lsq", "tqt", "dorefa"])
+def test_reuse_weights_with_every_estimator(estimator):
+    config = torchqat.QConfig(torchqat.QuantSpec("int8", "channel", estimator=estimator), torchqat.QuantSpec("uint8", symmetric=False, observer="ema"))
+    torch.manual_seed(0)
+    plain = torchqat.prepare_qat(torch.nn.Sequential(torch.nn.Linear(9, 4)), config)
+    reused = copy.deepcopy(plain)
+    batches = torch.randn(3, 5, 9)
+    for batch in batches:
+        plain(batch).square().sum().backward()
+    with torchqat.reuse_weights(reused):
+        for batch in batches:
+            reused(batch).square().sum().backward()
+    for (name, a), b in zip(plain.named_parameters(), reused.parameters()):
+        assert torch.equal(a.grad, b.grad), name

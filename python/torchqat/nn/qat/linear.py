@@ -123,7 +123,8 @@ class Linear(QatLayer, nn.Linear):
         """Within torchqat.reuse_weights: the packed weight and its mask, made by the first forward."""
         quantizer = self.weight_fake_quant
         reused = quantizer.reused
-        if reused is None or quantizer.learned or self.weight_group > 0:
+        # Empty: the scale is a parameter or follows from one, and its gradient needs the weight itself.
+        if reused is None or len(reused) == 0 or quantizer.learned or self.weight_group > 0:
             return None, None
         if len(reused) == 2:
             packed, mask, _ = torch.ops.torchqat.qat_linear_int8_pack(

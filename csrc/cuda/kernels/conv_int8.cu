@@ -3,7 +3,7 @@
 
 #include "cuda/kernels/int8_tile.cuh"
 #include "cuda/kernels/lane.cuh"
-#include "numerics/affine.h"
+#include "numerics/requantize.h"
 #include "numerics/scaled_sum.h"
 
 namespace torchqat::cuda {
@@ -19,7 +19,9 @@ __global__ void __launch_bounds__(threads) conv_prepare_kernel(const __grid_cons
   const int64_t i = static_cast<int64_t>(blockIdx.x) * threads + threadIdx.x;
   if (i < c.samples) {
     bool valid = true;
-    for (int w = 0; w < 16; ++w) valid &= reinterpret_cast<const uint32_t*>(c.packed)[w] == c.header.words[w];
+    for (int w = 0; w < 16 && c.packed != nullptr; ++w) {
+      valid &= reinterpret_cast<const uint32_t*>(c.packed)[w] == c.header.words[w];
+    }
     const float s = c.input_scale[i * c.scale_stride], z = c.input_zero_point[i * c.zero_point_stride];
     const float low = static_cast<float>(c.quant_min), high = static_cast<float>(c.quant_max);
     valid &= positive(s) && numerics::in_range(z, low, high) && numerics::round_even(z) == z;
@@ -54,6 +56,10 @@ __global__ void __launch_bounds__(threads) conv_pad_kernel(const __grid_constant
   if (inside) {
     const int64_t pixels = c.in[0] * c.in[1] * c.in[2], pixel = (z * c.in[1] + y) * c.in[2] + x;
     const int64_t at = c.channels_last ? (sample * pixels + pixel) * c.channels + channel : (sample * c.channels + channel) * pixels + pixel;
+    if constexpr (std::is_same_v<T, uint8_t>) {
+      c.codes[i] = static_cast<uint8_t>(c.input_codes[at] ^ (c.flip ? 0x80 : 0));
+      return;
+    }
     const float value = widen<float>(static_cast<const T*>(c.input)[at]);
     const float shift = static_cast<float>(c.shift), stored = static_cast<float>(zero_point);
     const float scale = c.input_scale[sample * c.scale_stride];
@@ -79,7 +85,7 @@ __device__ __forceinline__ Pixel pixel_at(const Conv& c, int64_t row) {
           ((z * c.stride[0] * c.padded[1] + y * c.stride[1]) * c.padded[2] + x * c.stride[2]) * c.plane_in};
 }
 
-template <typename T>
+// The types of the output are uniform branches here, which cost nothing and divide the number of kernels by four.
 __device__ __forceinline__ void store_value(const Conv& c, float sum, int64_t sample, int64_t pixel, int64_t channel) {
   const float weight = c.weight_scale[channel * c.weight_stride];
   const float scale = numerics::product_scale(c.sample_scale[sample], positive(weight) ? weight : quiet);
@@ -87,7 +93,19 @@ __device__ __forceinline__ void store_value(const Conv& c, float sum, int64_t sa
   const int64_t pixels = c.out[0] * c.out[1] * c.out[2];
   const int64_t at = c.channels_last ? (sample * pixels + pixel) * c.out_channels + channel
                                      : (sample * c.out_channels + channel) * pixels + pixel;
-  static_cast<T*>(c.output)[at] = narrow<T>(y);
+  if (c.to_codes) {
+    const float s = *c.output_scale, z = *c.output_zero_point;
+    const float low = static_cast<float>(c.output_min), high = static_cast<float>(c.output_max);
+    const bool valid = positive(s) && numerics::in_range(z, low, high);
+    const float code = numerics::integer_layer_code(y, c.relu, valid ? s : quiet, valid ? z : low, low, high);
+    static_cast<uint8_t*>(c.output)[at] = static_cast<uint8_t>(static_cast<int32_t>(code));
+    return;
+  }
+  switch (c.out_type) {
+    case Float::bf16: static_cast<Bf16*>(c.output)[at] = narrow<Bf16>(y); return;
+    case Float::f16: static_cast<Half*>(c.output)[at] = narrow<Half>(y); return;
+    default: static_cast<float*>(c.output)[at] = y;
+  }
 }
 
 __device__ __forceinline__ float exact_sum(int32_t acc, int32_t zero_point, int32_t weights) {
@@ -95,7 +113,6 @@ __device__ __forceinline__ float exact_sum(int32_t acc, int32_t zero_point, int3
                                                  static_cast<uint32_t>(zero_point) * static_cast<uint32_t>(weights)));
 }
 
-template <typename T>
 __global__ void __launch_bounds__(threads) conv_depthwise_kernel(const __grid_constant__ Conv c) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * threads + threadIdx.x;
   const int64_t row = i / c.out_channels, channel = i % c.out_channels;
@@ -113,7 +130,7 @@ __global__ void __launch_bounds__(threads) conv_depthwise_kernel(const __grid_co
     }
   }
   const int32_t weights = c.sums[channel];
-  store_value<T>(c, exact_sum(acc, c.sample_zero_point[p.sample], weights), p.sample, p.number, channel);
+  store_value(c, exact_sum(acc, c.sample_zero_point[p.sample], weights), p.sample, p.number, channel);
 }
 
 // Rows are output pixels of all samples; where a row's codes begin is worked out once per block.
@@ -137,7 +154,6 @@ struct PixelRows {
   }
 };
 
-template <typename T>
 struct PixelSink {
   const Conv& c;
   int64_t first_row, plane, panel;
@@ -153,11 +169,11 @@ struct PixelSink {
   }
   __device__ __forceinline__ void store(float sum, int row, int column) const {
     const Pixel p = pixel_at(c, first_row + row);
-    store_value<T>(c, sum, p.sample, p.number, plane * c.plane_out + in_plane(column));
+    store_value(c, sum, p.sample, p.number, plane * c.plane_out + in_plane(column));
   }
 };
 
-template <typename Tile, bool segmented, bool sixteen, typename T>
+template <typename Tile, bool segmented, bool sixteen>
 __global__ void __launch_bounds__(Tile::threads) conv_gemm_kernel(const __grid_constant__ Conv c, int64_t row_blocks) {
   __shared__ Stage<Tile> stages[2];
   __shared__ int64_t first[Tile::bm];
@@ -172,41 +188,56 @@ __global__ void __launch_bounds__(Tile::threads) conv_gemm_kernel(const __grid_c
   __syncthreads();
   multiply_block<Tile, segmented>(stages, PixelRows<sixteen>{c.codes, first, c.tap_offset},
                                   c.panel_codes + plane * c.panels * c.k_pad * kPanelColumns, c.panels, c.k_pad, panel,
-                                  PixelSink<T>{c, row, plane, panel});
+                                  PixelSink{c, row, plane, panel});
 }
 
-template <typename Tile, typename T>
+template <typename Tile>
 void launch_gemm(const Conv& c, int64_t rows, Stream stream) {
   const int64_t row_blocks = ceil_div<int64_t>(rows, Tile::bm), panel_blocks = ceil_div<int64_t>(c.panels, Tile::panels);
   const bool sixteen = c.plane_in % 16 == 0;
-  const auto kernel = c.chunks > 1 ? (sixteen ? conv_gemm_kernel<Tile, true, true, T> : conv_gemm_kernel<Tile, true, false, T>)
-                                   : (sixteen ? conv_gemm_kernel<Tile, false, true, T> : conv_gemm_kernel<Tile, false, false, T>);
+  const auto kernel = c.chunks > 1 ? (sixteen ? conv_gemm_kernel<Tile, true, true> : conv_gemm_kernel<Tile, true, false>)
+                                   : (sixteen ? conv_gemm_kernel<Tile, false, true> : conv_gemm_kernel<Tile, false, false>);
   launch(kernel, blocks_for(row_blocks * panel_blocks * c.planes, 1), dim3(Tile::threads), stream, c, row_blocks);
 }
 
 template <typename T>
-void launch_conv(const Conv& c, Stream stream) {
-  const int64_t rows = c.samples * c.out[0] * c.out[1] * c.out[2];
-  launch(conv_prepare_kernel, blocks_for(c.samples > c.k_pad ? c.samples : c.k_pad, threads), dim3(threads), stream, c);
+void launch_pad(const Conv& c, Stream stream) {
   launch(conv_pad_kernel<T>, blocks_for(c.samples * c.sample_bytes, threads), dim3(threads), stream, c);
-  if (c.depthwise) {
-    launch(conv_depthwise_kernel<T>, blocks_for(rows * c.out_channels, threads), dim3(threads), stream, c);
-  } else if (c.panels >= 2 && ceil_div<int64_t>(rows, 128) * ceil_div<int64_t>(c.panels, 2) * c.planes >= 64) {
-    launch_gemm<Tiling<128, 128, 64, 32>, T>(c, rows, stream);
-  } else {
-    launch_gemm<Tiling<64, 64, 32, 32>, T>(c, rows, stream);
-  }
 }
+
+bool nothing_to_do(const Conv& c) { return c.samples == 0 || c.out_channels == 0 || c.out[0] * c.out[1] * c.out[2] == 0; }
 
 }  // namespace
 
-void conv_int8(const Conv& c, Stream stream) {
-  if (c.samples == 0 || c.out_channels == 0 || c.out[0] * c.out[1] * c.out[2] == 0) return;
-  switch (c.type) {
-    case Float::bf16: return launch_conv<Bf16>(c, stream);
-    case Float::f16: return launch_conv<Half>(c, stream);
-    default: return launch_conv<float>(c, stream);
+void conv_prepare(const Conv& c, Stream stream) {
+  if (nothing_to_do(c)) return;
+  launch(conv_prepare_kernel, blocks_for(c.samples > c.k_pad ? c.samples : c.k_pad, threads), dim3(threads), stream, c);
+}
+
+void conv_multiply(const Conv& c, Stream stream) {
+  if (nothing_to_do(c)) return;
+  const int64_t rows = c.samples * c.out[0] * c.out[1] * c.out[2];
+  if (c.input_codes != nullptr) {
+    launch_pad<uint8_t>(c, stream);
+  } else {
+    switch (c.type) {
+      case Float::bf16: launch_pad<Bf16>(c, stream); break;
+      case Float::f16: launch_pad<Half>(c, stream); break;
+      default: launch_pad<float>(c, stream);
+    }
   }
+  if (c.depthwise) {
+    launch(conv_depthwise_kernel, blocks_for(rows * c.out_channels, threads), dim3(threads), stream, c);
+  } else if (c.panels >= 2 && ceil_div<int64_t>(rows, 128) * ceil_div<int64_t>(c.panels, 2) * c.planes >= 64) {
+    launch_gemm<Tiling<128, 128, 64, 32>>(c, rows, stream);
+  } else {
+    launch_gemm<Tiling<64, 64, 32, 32>>(c, rows, stream);
+  }
+}
+
+void conv_int8(const Conv& c, Stream stream) {
+  conv_prepare(c, stream);
+  conv_multiply(c, stream);
 }
 
 }  // namespace torchqat::cuda

@@ -162,6 +162,7 @@ set(TORCHQAT_TORCH_SOURCES
 set(TORCHQAT_CUDA_KERNEL_SOURCES
   csrc/cuda/kernels/affine.cu
   csrc/cuda/kernels/conv_int8.cu
+  csrc/cuda/kernels/conv_pack.cu
   csrc/cuda/kernels/float_grid.cu
   csrc/cuda/kernels/histogram.cu
   csrc/cuda/kernels/histogram_range.cu
@@ -171,7 +172,9 @@ set(TORCHQAT_CUDA_KERNEL_SOURCES
   csrc/cuda/kernels/linear_grouped.cu
   csrc/cuda/kernels/low_bit.cu
   csrc/cuda/kernels/observed.cu
+  csrc/cuda/kernels/pack_grouped.cu
   csrc/cuda/kernels/packing.cu
+  csrc/cuda/kernels/quantize_lines.cu
   csrc/cuda/kernels/range.cu
   csrc/cuda/kernels/stochastic.cu
 )
@@ -185,11 +188,14 @@ set(TORCHQAT_CUDA_TORCH_SOURCES
   csrc/cuda/histogram.cpp
   csrc/cuda/int8_gemm.cpp
   csrc/cuda/learned.cpp
+  csrc/cuda/lines.cpp
   csrc/cuda/linear_grouped.cpp
   csrc/cuda/linear_int8.cpp
   csrc/cuda/low_bit.cpp
   csrc/cuda/observed.cpp
   csrc/cuda/packing.cpp
+  csrc/cuda/qat_conv_int8.cpp
+  csrc/cuda/qat_linear_grouped.cpp
   csrc/cuda/qat_linear_int8.cpp
   csrc/cuda/qparams.cpp
   csrc/cuda/quantize.cpp

@@ -27,4 +27,13 @@ struct LinearGrouped {
 };
 void linear_grouped(const LinearGrouped& args, Stream stream);
 
+// Codes int8 [n, k] to the packed form of `layout` (8 bits, signed), behind its header.
+struct PackGrouped {
+  const int8_t* codes = nullptr;
+  cpu::GroupedLayout layout;
+  HeaderWords header{};
+  uint8_t* packed = nullptr;
+};
+void pack_grouped(const PackGrouped& args, Stream stream);
+
 }  // namespace torchqat::cuda

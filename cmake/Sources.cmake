@@ -161,6 +161,7 @@ set(TORCHQAT_TORCH_SOURCES
 # nvcc; no torch.
 set(TORCHQAT_CUDA_KERNEL_SOURCES
   csrc/cuda/kernels/affine.cu
+  csrc/cuda/kernels/batch_norm.cu
   csrc/cuda/kernels/conv_int8.cu
   csrc/cuda/kernels/conv_pack.cu
   csrc/cuda/kernels/float_grid.cu
@@ -182,6 +183,7 @@ list(TRANSFORM TORCHQAT_CUDA_KERNEL_SOURCES PREPEND ${PROJECT_SOURCE_DIR}/)
 
 # The host compiler; torch and the CUDA runtime's headers.
 set(TORCHQAT_CUDA_TORCH_SOURCES
+  csrc/cuda/batch_norm.cpp
   csrc/cuda/conv_int8.cpp
   csrc/cuda/fake_quantize.cpp
   csrc/cuda/float_grid.cpp

@@ -136,3 +136,36 @@ def test_qat_linear_int8(m, n, k, dtype):
                 assert (a.double() - b.double()).norm() <= (tolerance + slack) * a.double().norm()
     none = on_device("_qat_linear_int8_backward", *saved, "auto", [False, True, False])[0]
     assert none[0].numel() == 0 and none[2].numel() == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    "m, n, k, group", [(3, 5, 7, 4), (20, 70, 64, 32), (9, 33, 130, 32), (2, 64, 96, 200), (1, 3, 50, 7)]
+)
+def test_qat_linear_grouped(m, n, k, group, dtype):
+    g = torch.Generator().manual_seed(3)
+    x, weight = values((m, k), dtype, special=False), values((n, k), dtype, seed=6, special=False)
+    weight_scale = torch.rand(n, -(-k // group), generator=g) * 0.5 + 0.1
+    bias, grad = torch.randn(n, generator=g), torch.randn(m, n, generator=g).to(dtype)
+    per_tensor = torch.tensor(0.02), torch.tensor(120)
+    per_row = torch.rand(m, generator=g) * 0.1 + 0.01, torch.randint(-100, 100, (m,), generator=g)
+    for (scale, z), low, high in ((per_tensor, 0, 255), (per_row, -128, 127)):
+        args = (x, weight, bias, scale, z, weight_scale, group, low, high, -8, 7)
+        check("qat_linear_grouped", *args)
+        expected = on_cpu("_qat_linear_grouped_forward", *args, False, False)[0]
+        found = on_device("_qat_linear_grouped_forward", *args, False, False)[0]
+        for number, (a, b) in enumerate(zip(expected, found)):
+            if number == 1:  # codes: what is beyond K is padding
+                a, b = a[:, :k].contiguous(), b[:, :k].contiguous()
+            assert_same(a, b, f"forward {number}")
+        _, codes_, mask, weight_codes, weight_mask = expected
+        for masks in ((mask, weight_mask), (None, None)):
+            rest = (scale, z, weight_scale, group, low, high, dtype, torch.float32)
+            saved = (grad, codes_, masks[0], weight_codes, masks[1], *rest)
+            exact = on_cpu("_qat_linear_grouped_backward", *saved, "float32", [True] * 3)[0]
+            for mode, tolerance in (("float32", 1e-5), ("bfloat16", 0.02), ("auto", 0.02)):
+                got = on_device("_qat_linear_grouped_backward", *saved, mode, [True] * 3)[0]
+                for a, b in zip(exact, got):
+                    assert (a.shape, a.dtype) == (b.shape, b.dtype)
+                    slack = 0.01 if dtype == torch.bfloat16 else 0.0
+                    assert (a.double() - b.double()).norm() <= (tolerance + slack) * a.double().norm()

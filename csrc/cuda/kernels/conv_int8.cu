@@ -96,8 +96,8 @@ __device__ __forceinline__ void store_value(const Conv& c, float sum, int64_t sa
   if (c.to_codes) {
     const float s = *c.output_scale, z = *c.output_zero_point;
     const float low = static_cast<float>(c.output_min), high = static_cast<float>(c.output_max);
-    const bool valid = positive(s) && numerics::in_range(z, low, high);
-    const float code = numerics::integer_layer_code(y, c.relu, valid ? s : quiet, valid ? z : low, low, high);
+    const float code = numerics::integer_layer_code(y, c.relu, positive(s) ? s : quiet,
+                                                    numerics::in_range(z, low, high) ? z : low, low, high);
     static_cast<uint8_t*>(c.output)[at] = static_cast<uint8_t>(static_cast<int32_t>(code));
     return;
   }

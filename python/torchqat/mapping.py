@@ -11,6 +11,9 @@ FLOAT_TO_QAT = {
     nn.Conv1d: qat.Conv1d,
     nn.Conv2d: qat.Conv2d,
     nn.Conv3d: qat.Conv3d,
+    nn.ConvTranspose1d: qat.ConvTranspose1d,
+    nn.ConvTranspose2d: qat.ConvTranspose2d,
+    nn.ConvTranspose3d: qat.ConvTranspose3d,
     nn.Embedding: qat.Embedding,
     nn.EmbeddingBag: qat.EmbeddingBag,
     nn.MultiheadAttention: MultiheadAttention,
@@ -48,6 +51,15 @@ QAT_TO_DEPLOYED = {
         (qat.Conv1d, qat.Conv2d, qat.Conv3d, qat.ConvBn1d, qat.ConvBn2d, qat.ConvBn3d),
         (quantized.Conv, quantized.ConvWeightOnly, quantized.ConvWeightOnly, quantized.ConvFloatGrid),
     ),
+    **dict.fromkeys(
+        (qat.ConvTranspose1d, qat.ConvTranspose2d, qat.ConvTranspose3d),
+        (
+            quantized.ConvTranspose,
+            quantized.ConvTransposeWeightOnly,
+            quantized.ConvTransposeWeightOnly,
+            quantized.ConvTransposeFloatGrid,
+        ),
+    ),
     qat.Embedding: (None, None, quantized.Embedding, None),
     qat.EmbeddingBag: (None, None, quantized.EmbeddingBag, None),
 }
@@ -63,6 +75,9 @@ DEPLOYED_LAYERS = {
     for kind in (
         quantized.Conv,
         quantized.ConvFloatGrid,
+        quantized.ConvTranspose,
+        quantized.ConvTransposeFloatGrid,
+        quantized.ConvTransposeWeightOnly,
         quantized.ConvWeightOnly,
         quantized.Embedding,
         quantized.EmbeddingBag,
@@ -75,11 +90,15 @@ DEPLOYED_LAYERS = {
 }
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 # Float modules that a deployed one may stand in for, when a file is loaded.
 FLOAT_OF_DEPLOYED = {
     "Conv": _CONVOLUTIONS,
     "ConvFloatGrid": _CONVOLUTIONS,
+    "ConvTranspose": _TRANSPOSED,
+    "ConvTransposeFloatGrid": _TRANSPOSED,
+    "ConvTransposeWeightOnly": _TRANSPOSED,
     "ConvWeightOnly": _CONVOLUTIONS,
     "Embedding": (nn.Embedding,),
     "EmbeddingBag": (nn.EmbeddingBag,),

@@ -172,6 +172,31 @@ class OnnxConv(_Layer):
         return y if batched else y.squeeze(0)
 
 
+class OnnxConvTranspose(_Layer):
+    """[N, C, *spatial] or [C, *spatial]. The weight's codes lie with output channels first, as scales want them."""
+
+    def __init__(self, config: dict, tensors: dict[str, Tensor]):
+        block = list(config["block_size"])
+        turned = dict(tensors)
+        for name in ("codes", "weight_scale", "weight_zero_point"):
+            if turned.get(name) is not None and turned[name].dim() == tensors["codes"].dim():
+                turned[name] = turned[name].transpose(0, 1)
+        super().__init__({**config, "block_size": [block[1], block[0], *block[2:]] if block else block}, turned)
+
+    def forward(self, input: Tensor) -> Tensor:
+        config = self.config
+        weight = self.weight().transpose(0, 1)
+        spatial = weight.dim() - 2
+        batched = input.dim() == spatial + 2
+        x = self.rounded(input if batched else input.unsqueeze(0))
+        conv = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[spatial - 1]
+        y = conv(
+            x, weight, self.bias, config["stride_list"], config["padding_list"], config["output_padding_list"], config["groups"],
+            config["dilation_list"],
+        )  # fmt: skip
+        return y if batched else y.squeeze(0)
+
+
 class OnnxEmbedding(_Layer):
     """Integer indices [*] -> [*, D]."""
 
@@ -201,6 +226,8 @@ class OnnxOutput(OnnxForm):
 # By the name that a description carries.
 ONNX_LAYERS: dict[str, type[nn.Module]] = {
     "Conv": OnnxConv,
+    "ConvTranspose": OnnxConvTranspose,
+    "ConvTransposeWeightOnly": OnnxConvTranspose,
     "ConvWeightOnly": OnnxConv,
     "Embedding": OnnxEmbedding,
     "Linear": OnnxLinear,

@@ -2,8 +2,23 @@
 
 from torchqat.nn.qat.conv import Conv1d, Conv2d, Conv3d
 from torchqat.nn.qat.conv_bn import ConvBn1d, ConvBn2d, ConvBn3d
+from torchqat.nn.qat.conv_transpose import ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
 from torchqat.nn.qat.embedding import Embedding, EmbeddingBag
 from torchqat.nn.qat.linear import Linear
 from torchqat.nn.qat.output import Output
 
-__all__ = ["Conv1d", "Conv2d", "Conv3d", "ConvBn1d", "ConvBn2d", "ConvBn3d", "Embedding", "EmbeddingBag", "Linear", "Output"]
+__all__ = [
+    "Conv1d",
+    "Conv2d",
+    "Conv3d",
+    "ConvBn1d",
+    "ConvBn2d",
+    "ConvBn3d",
+    "ConvTranspose1d",
+    "ConvTranspose2d",
+    "ConvTranspose3d",
+    "Embedding",
+    "EmbeddingBag",
+    "Linear",
+    "Output",
+]

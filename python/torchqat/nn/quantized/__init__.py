@@ -1,6 +1,7 @@
 """Deployed layers: integer weights and integer kernels, nothing of training left. Made by torchqat.convert or load."""
 
 from torchqat.nn.quantized.conv import Conv
+from torchqat.nn.quantized.conv_transpose import ConvTranspose, ConvTransposeFloatGrid, ConvTransposeWeightOnly
 from torchqat.nn.quantized.conv_weight_only import ConvWeightOnly
 from torchqat.nn.quantized.embedding import Embedding, EmbeddingBag
 from torchqat.nn.quantized.float_grid import ConvFloatGrid, LinearFloatGrid
@@ -12,6 +13,9 @@ from torchqat.nn.quantized.output import Output
 __all__ = [
     "Conv",
     "ConvFloatGrid",
+    "ConvTranspose",
+    "ConvTransposeFloatGrid",
+    "ConvTransposeWeightOnly",
     "ConvWeightOnly",
     "Embedding",
     "EmbeddingBag",

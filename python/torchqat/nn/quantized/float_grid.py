@@ -114,7 +114,7 @@ def describe_float(layer, kind: str, **geometry) -> Description:
     return Description(config, tensors)
 
 
-def _decoded(
+def decoded(
     codes: Tensor, values: Tensor, scale: Tensor, block_size: list[int], along: int, dtype: torch.dtype
 ) -> Tensor:
     moved = values[codes.movedim(along, -1).long()]
@@ -152,7 +152,7 @@ class LinearFloatGrid(QuantizedLayer):
     def forward(self, input: Tensor) -> Tensor:
         if self.input_rounding is not None:
             input = self.input_rounding(input)
-        weight = _decoded(self.codes, self.values, self.weight_scale, self.block_size, self.along, input.dtype)
+        weight = decoded(self.codes, self.values, self.weight_scale, self.block_size, self.along, input.dtype)
         return F.linear(input, weight, self.bias)
 
 
@@ -189,6 +189,6 @@ class ConvFloatGrid(ConvGeometry):
             input = input.unsqueeze(0)
         if self.input_rounding is not None:
             input = self.input_rounding(input)
-        weight = _decoded(self.codes, self.values, self.weight_scale, self.block_size, self.along, input.dtype)
+        weight = decoded(self.codes, self.values, self.weight_scale, self.block_size, self.along, input.dtype)
         y = self.float_conv(self.padded(input), weight)
         return y if batched else y.squeeze(0)

@@ -1,7 +1,9 @@
 // Tensors to grouped linear kernels.
 #include "cpu/grouped_gemm.h"
 
+#include <cstdlib>
 #include <cstring>
+#include <memory>
 
 #include "cpu/isa.h"
 #include "ops/linear_grouped.h"
@@ -86,6 +88,19 @@ GroupedScaleView view_weight_scale(const char* op, const at::Tensor& weight_scal
   return view;
 }
 
+uint8_t* grouped_scratch(int64_t bytes) {
+  static thread_local std::unique_ptr<uint8_t, decltype(&std::free)> memory{nullptr, &std::free};
+  static thread_local int64_t size = 0;
+  if (size < bytes) {
+    const int64_t rounded = (bytes + 4095) / 4096 * 4096;
+    size = 0;
+    memory.reset(static_cast<uint8_t*>(std::aligned_alloc(64, static_cast<size_t>(rounded))));
+    TORCH_CHECK(memory != nullptr, "grouped linear layer: out of memory for ", rounded, " bytes of scratch");
+    size = rounded;
+  }
+  return memory.get();
+}
+
 at::Tensor group_codes(const at::Tensor& codes, int64_t rows, const cpu::GroupedLayout& w) {
   const int64_t padded = w.k_padded();
   if (padded <= codes.size(1) && (w.group_padded == w.group || w.groups == 1)) return codes;
@@ -129,7 +144,7 @@ at::Tensor grouped_gemm(const QuantizedRows& x, int64_t rows, const InputQParams
   g.ldo = w.n;
   const auto kernel = cpu::select<cpu::GroupedInt8Fn>(cpu::grouped_int8_scalar, cpu::grouped_int8_avx2,
                                                       cpu::grouped_int8_avx512, cpu::grouped_int8_amx);
-  for_each_grouped_block(rows, w, cpu::grouped_int8_scratch(w), [&](const cpu::GroupedRange& range) { kernel(g, range); });
+  for_each_grouped_block(rows, w, cpu::grouped_int8_scratch(w, rows), [&](const cpu::GroupedRange& range) { kernel(g, range); });
   return dtype == at::kFloat ? y : y.to(dtype);
 }
 

@@ -28,6 +28,9 @@ void check_scale_values(const char* op, const char* name, const at::Tensor& scal
 // is so already.
 at::Tensor group_codes(const at::Tensor& codes, int64_t rows, const cpu::GroupedLayout& w);
 
+// Memory of the calling thread, aligned to 64 and kept for its next call: fresh memory would cost page faults every time.
+uint8_t* grouped_scratch(int64_t bytes);
+
 // Calls fn on parts of rows x panels, each with scratch memory of its own.
 template <typename Fn>
 void for_each_grouped_block(int64_t rows, const cpu::GroupedLayout& w, int64_t scratch_bytes, const Fn& fn) {
@@ -39,10 +42,10 @@ void for_each_grouped_block(int64_t rows, const cpu::GroupedLayout& w, int64_t s
   // Below this many bytes of weights times rows a second thread costs more than it brings.
   const int64_t grain = std::max<int64_t>(1, (int64_t{1} << 18) / std::max<int64_t>(1, part * w.panel_bytes));
   at::parallel_for(0, items, grain, [&](int64_t begin, int64_t end) {
-    const at::Tensor scratch = at::empty({scratch_bytes}, at::kByte);
+    uint8_t* scratch = grouped_scratch(scratch_bytes);
     for (int64_t item = begin; item < end;) {
       const int64_t i = item / w.panels * part, p = item % w.panels, count = std::min(w.panels - p, end - item);
-      fn(cpu::GroupedRange{i, std::min(rows, i + part), p, p + count, scratch.mutable_data_ptr<uint8_t>()});
+      fn(cpu::GroupedRange{i, std::min(rows, i + part), p, p + count, scratch});
       item += count;
     }
   });

@@ -22,7 +22,9 @@ struct Aligned {
 struct Case {
   int64_t m, n, k, group;
   int bits;
-  bool zero_point = true, bias = true, extreme = false;
+  bool zero_point = true, bias = true;
+  // All codes at an end: 1: x - z = 255, q lowest; 2: -255, lowest; 3: -255, highest; 4: 255, highest.
+  int extreme = 0;
 };
 
 struct Problem {
@@ -39,14 +41,14 @@ struct Problem {
     const int low = -(1 << (c.bits - 1)), high = -low - 1;
     std::uniform_int_distribution<int> code(low, high), byte(0, 255);
     std::uniform_real_distribution<float> real(0.01f, 1.0f);
-    for (int64_t i = 0; i < c.n * c.k; ++i) codes.push_back(static_cast<int8_t>(c.extreme ? low : code(random)));
+    for (int64_t i = 0; i < c.n * c.k; ++i) codes.push_back(static_cast<int8_t>(c.extreme == 0 ? code(random) : c.extreme < 3 ? low : high));
     packed.resize(static_cast<size_t>(w.bytes()));
     grouped_pack(w, reinterpret_cast<const uint8_t*>(codes.data()), packed.data(), 0, w.panels);
-    for (int64_t i = 0; i < (c.m + 16) * w.k_padded(); ++i) x.push_back(static_cast<uint8_t>(c.extreme ? 255 : byte(random)));
+    for (int64_t i = 0; i < (c.m + 16) * w.k_padded(); ++i) x.push_back(static_cast<uint8_t>(c.extreme == 0 ? byte(random) : c.extreme % 3 == 1 ? 255 : 0));
     for (int64_t i = 0; i < c.n * w.groups; ++i) scale.push_back(real(random));
     for (int64_t i = 0; i < c.m; ++i) {
       input_scale.push_back(real(random));
-      zero_point.push_back(c.extreme ? 0 : c.zero_point ? byte(random) : 128);
+      zero_point.push_back(c.extreme == 0 ? (c.zero_point ? byte(random) : 128) : c.extreme % 3 == 1 ? 0 : 255);
       nan_rows.push_back(i % 5 == 4);
     }
     for (int64_t j = 0; j < c.n; ++j) bias.push_back(real(random) - 0.5f);
@@ -103,8 +105,13 @@ const Case cases[] = {
     {2, 63, 65, 64, 4},   {5, 64, 96, 32, 4},    {6, 70, 130, 40, 4},  {7, 128, 64, 128, 4},     {16, 64, 320, 32, 4},
     {17, 129, 200, 100, 4}, {33, 17, 31, 300, 4}, {300, 66, 64, 32, 4}, {9, 64, 1000, 1000, 4},
     {1, 66, 70, 32, 8},   {3, 66, 70, 32, 8},    {20, 64, 300, 150, 8}, {1, 65, 90, 33, 2},      {4, 65, 90, 33, 2},
-    {1, 65, 90, 32, 3},   {19, 65, 90, 32, 3, true, false}, {1, 64, 32768, 32768, 8, true, true, true},
-    {2, 3, 32768, 32768, 8, true, true, true}, {2, 3, 4096, 4096, 4, true, true, true}};
+    {1, 65, 90, 32, 3},   {19, 65, 90, 32, 3, true, false}, {17, 65, 330, 32, 3}, {18, 70, 320, 32, 2},
+    {8, 64, 520, 60, 4},  {140, 64, 4096, 32, 4}, {24, 64, 640, 64, 2},  {15, 64, 288, 16, 4},  {1, 64, 32768, 32768, 8, true, true, 1},
+    {1, 64, 32768, 32768, 8, true, true, 2}, {1, 64, 32768, 32768, 8, true, true, 3}, {2, 3, 32768, 32768, 8, true, true, 1},
+    {2, 3, 32768, 32768, 8, true, true, 2}, {2, 3, 32768, 32768, 8, true, true, 3}, {2, 3, 4096, 4096, 4, true, true, 1},
+    {2, 3, 65536, 32, 4, true, true, 4}, {1, 3, 65537, 32, 4, true, true, 2}, {18, 65, 512, 32, 4, true, true, 1},
+    {18, 65, 512, 32, 4, true, true, 2}, {18, 65, 512, 32, 4, true, true, 3}, {18, 65, 512, 32, 4, true, true, 4},
+    {3, 65, 512, 63, 4, true, true, 1},  {3, 65, 512, 63, 4, true, true, 3},  {17, 65, 512, 60, 2, true, true, 2}};
 
 TEST(LinearGrouped, PackIsUndoneByUnpack) {
   for (const Case& c : cases) {
@@ -118,7 +125,7 @@ TEST(LinearGrouped, PackIsUndoneByUnpack) {
 TEST(LinearGrouped, EveryPathGivesTheBitsOfTheFormula) {
   for (const Case& c : cases) {
     const Problem p(c);
-    Aligned scratch(grouped_int8_scratch(p.w));
+    Aligned scratch(grouped_int8_scratch(p.w, c.m));
     std::vector<float> wanted;
     for (int64_t i = 0; i < c.m; ++i) {
       for (int64_t j = 0; j < c.n; ++j) wanted.push_back(p.wanted(i, j));
@@ -202,7 +209,7 @@ TEST(LinearGrouped, ScalesMayBePanelOrderedTransposedAndOf16Bits) {
       transposed[g * 128 + j] = bf16[j * groups + g];
     }
   }
-  Aligned scratch(grouped_int8_scratch(p.w));
+  Aligned scratch(grouped_int8_scratch(p.w, 3));
   const GroupedScale forms[] = {{bf16.data(), ScaleType::bfloat16, 64 * groups, 1, groups},
                                 {panels.data(), ScaleType::bfloat16, 64 * groups, 64, 1},
                                 {transposed.data(), ScaleType::bfloat16, 64, 128, 1}};

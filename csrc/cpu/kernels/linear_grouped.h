@@ -50,10 +50,16 @@ constexpr int64_t kGroupedRowsAtOnce = 256;  // a longer range of rows is taken 
 // Groups unpacked at a time: about 256 k, so that the unpacked block stays in the first-level cache.
 TORCHQAT_INLINE int64_t grouped_block(const GroupedLayout& w) { return std::max<int64_t>(1, 256 / w.group_padded); }
 
-TORCHQAT_INLINE int64_t grouped_int8_scratch(const GroupedLayout& w) {
-  const int64_t block = grouped_block(w) * (w.group_padded + 8) * kGroupedColumns;
+// For ranges of at most `rows` rows.
+TORCHQAT_INLINE int64_t grouped_int8_scratch(const GroupedLayout& w, int64_t rows) {
   const int64_t gemv = w.k_padded() + 64 + (w.groups + 16) * 4 + w.groups * kGroupedColumns * 4;
-  return std::max(block + (kGroupedRowsAtOnce + 16) * (kGroupedColumns * 4 + 4), gemv) + 256;
+  if (rows <= 1) return gemv + 256;
+  const int64_t some = std::min(rows, kGroupedRowsAtOnce) + 16;
+  // Codes (with a zero point's four k), sums and scales of a block; totals and zero points of rows.
+  const int64_t block = grouped_block(w) * (w.group_padded + 12) * kGroupedColumns + some * (kGroupedColumns * 4 + 4);
+  // AMX: rows as tiles, 64 bytes per chunk, of at most 1 MiB or 16 rows.
+  const int64_t row = w.groups * (w.group_padded / w.chunk) * 64;
+  return std::max(block + std::min(some * row, std::max<int64_t>(1 << 20, 16 * row)), gemv) + 256;
 }
 
 TORCHQAT_INLINE int64_t grouped_float_scratch(const GroupedLayout& w) {

@@ -130,7 +130,8 @@ inline void gemm_rows(const GroupedInt8& g, const GroupedRange& range) {
   block.sums = reinterpret_cast<int32_t*>(block.codes + at_once * w.group_padded * kGroupedColumns);
   block.scale = reinterpret_cast<float*>(block.sums + at_once * kGroupedColumns);
   float* total = block.scale + at_once * kGroupedColumns;
-  auto* zero_point = reinterpret_cast<int32_t*>(total + (kGroupedRowsAtOnce + 16) * kGroupedColumns);
+  const int64_t most = std::min(kGroupedRowsAtOnce, range.row_end - range.row_begin) + 16;
+  auto* zero_point = reinterpret_cast<int32_t*>(total + most * kGroupedColumns);
   for (int64_t i = range.row_begin; i < range.row_end; i += kGroupedRowsAtOnce) {
     const int64_t rows = std::min(kGroupedRowsAtOnce, range.row_end - i);
     for (int64_t r = 0; r < rows + 16; ++r) {

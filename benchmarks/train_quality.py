@@ -1,16 +1,19 @@
 """Does training on integers learn what float-simulated QAT learns?
 
-A byte-level language model on the docstrings of Python's standard library. From one float checkpoint per seed it trains on
-in float (the control), with torchqat's integer forward and backward, and with the same scheme simulated in float. Prints
-held-out bits per byte and writes the curves:
+Two tasks: a byte-level language model on the docstrings of Python's standard library, and the demo's digits. From one float
+checkpoint per seed each trains on in float (the control), with torchqat's integer forward and backward, and with the same
+scheme simulated in float, on the same batches. Prints the held-out result, and writes curves, a table and all numbers:
 
-    python benchmarks/train_quality.py [--seeds 3] [--steps 300] [--out train-quality.png]
+    python benchmarks/train_quality.py [--seeds 3] [--steps 300] [--tasks bytes digits] [--out benchmarks/results]
 """
 
 import argparse
 import ast
 import copy
+import datetime
+import json
 import pathlib
+import platform
 import statistics
 import sysconfig
 import time
@@ -112,68 +115,149 @@ def simulated(model: nn.Module) -> nn.Module:
     return model
 
 
-SCHEMES = {
-    "int8 dynamic": torchqat.QConfig.int8_dynamic,
-    "int4 g32 x int8": torchqat.QConfig.int4_int8,
-}
+BYTE_SCHEMES = {"int8 dynamic": torchqat.QConfig.int8_dynamic, "int4 g32 x int8": torchqat.QConfig.int4_int8}
+DIGIT_SCHEMES = {"int8": 0, "int4 weights": 1, "2-bit weights": 2}
+
+Curves = dict[str, list[list[tuple[int, float]]]]  # name -> per seed: (step, held-out result)
 
 
-def plot(curves: dict[str, list[list[tuple[int, float]]]], path: str) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
-    for index, (name, runs) in enumerate(curves.items()):
-        for seed, run in enumerate(runs):
-            axes.plot(*zip(*run), color=f"C{index}", alpha=0.8, linestyle="--" if "simulated" in name else "-",
-                      label=name if seed == 0 else None)  # fmt: skip
-    axes.set_xlabel("step after the float checkpoint")
-    axes.set_ylabel("held-out bits per byte")
-    axes.legend()
-    axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=120)
+def say(seed: int, name: str, value: float, unit: str, begin: float) -> None:
+    print(f"  seed {seed}  {name:28s} {value:.4f} {unit}   {time.perf_counter() - begin:.1f} s", flush=True)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=300, help="steps after the float checkpoint")
-    parser.add_argument("--pretrain", type=int, default=500, help="float steps before it")
-    parser.add_argument("--out", default="train-quality.png")
-    options = parser.parse_args()
+def byte_curves(options: argparse.Namespace) -> Curves:
     data = corpus()
     cut = len(data) * 9 // 10
     held_out = batch(data[cut:], 64, torch.Generator().manual_seed(1))
-    info = torchqat.build_info()
-    print(f"{len(data):,} bytes; torch {torch.__version__}, torchqat {info['version']}, {torch.ops.torchqat._cpu_isa()}")
-    curves: dict[str, list] = {}
+    print(f"byte-level language model, {len(data):,} bytes")
+    curves: Curves = {}
     for seed in range(options.seeds):
         torch.manual_seed(seed)
         start = ByteModel()
         train(start, data[:cut], held_out, options.pretrain, 2e-3, seed)
         runs = {"float control": copy.deepcopy(start)}
-        for name, config in SCHEMES.items():
+        for name, config in BYTE_SCHEMES.items():
             runs[f"{name}, integer"] = torchqat.prepare_qat(start, config())
             runs[f"{name}, simulated"] = simulated(torchqat.prepare_qat(start, config()))
         for name, model in runs.items():
             begin = time.perf_counter()
             curve = train(model, data[:cut], held_out, options.steps, 5e-4, 100 + seed)
             curves.setdefault(name, []).append(curve)
-            seconds = time.perf_counter() - begin
-            print(f"  seed {seed}  {name:26s} {curve[-1][1]:.4f} bits per byte   {seconds:.1f} s", flush=True)
-    print(f"\n{'held-out bits per byte':28s} mean    spread over {options.seeds} seeds (max - min)")
+            say(seed, name, curve[-1][1], "bits per byte", begin)
+    return curves
+
+
+def digit_curves(options: argparse.Namespace) -> Curves:
+    from torchqat.demo import experiment, training
+    from torchqat.demo.data import load_digits
+    from torchqat.demo.model import DigitNet
+    from torchqat.demo.schemes import SCHEMES
+
+    data, plan = load_digits(), experiment.Plan()
+    recipe = plan.qat_recipe
+    print(f"the demo's digits, {len(data.train_labels):,} to train on, {len(data.test_labels):,} to test")
+    curves: Curves = {}
+    for seed in range(options.seeds):
+        torch.manual_seed(seed)
+        start = DigitNet()
+        training.train(start, data, plan.float_recipe, seed)
+        runs = {"float control": copy.deepcopy(start)}
+        for name, index in DIGIT_SCHEMES.items():
+            config = SCHEMES[index].qconfig
+            runs[f"{name}, integer"] = torchqat.prepare_qat(start, config())
+            runs[f"{name}, simulated"] = simulated(torchqat.prepare_qat(start, config()))
+        for name, model in runs.items():
+            begin = time.perf_counter()
+
+            def freeze(epoch, model=model, name=name):
+                if epoch >= recipe.epochs - plan.frozen_epochs and name != "float control":
+                    torchqat.freeze_observers(model)
+                    torchqat.freeze_batch_norm(model)
+
+            curve = training.train(model, data, recipe, seed + 1000, on_epoch=freeze)
+            curves.setdefault(name, []).append([(i + 1, v) for i, v in enumerate(curve.accuracy)])
+            say(seed, name, curve.accuracy[-1], "% right", begin)
+    return curves
+
+
+# Task -> how to get its curves, what they count along, and the unit of the result.
+TASKS = {
+    "bytes": (byte_curves, "step after the float checkpoint", "held-out bits per byte"),
+    "digits": (digit_curves, "epoch after the float checkpoint", "test accuracy, %"),
+}
+
+
+def plot(curves: Curves, along: str, unit: str, path: pathlib.Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
+    schemes = list(dict.fromkeys(name.rsplit(",", 1)[0] for name in curves))
     for name, runs in curves.items():
-        final = [run[-1][1] for run in runs]
-        print(f"{name:28s} {statistics.mean(final):.4f}  {max(final) - min(final):.4f}")
-    for name in SCHEMES:
-        pairs = zip(curves[f"{name}, integer"], curves[f"{name}, simulated"])
-        differences = [a[-1][1] - b[-1][1] for a, b in pairs]
-        print(f"{name}: integer - simulated = {statistics.mean(differences):+.4f} (each seed: "
-              + ", ".join(f"{d:+.4f}" for d in differences) + ")")  # fmt: skip
-    plot(curves, options.out)
-    print(f"curves: {options.out}")
+        for seed, run in enumerate(runs):
+            axes.plot(*zip(*run), color=f"C{schemes.index(name.rsplit(',', 1)[0])}", alpha=0.8,
+                      linestyle="--" if "simulated" in name else "-", label=name if seed == 0 else None)  # fmt: skip
+    axes.set_xlabel(along)
+    axes.set_ylabel(unit)
+    axes.legend(fontsize=8)
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def table(curves: Curves, unit: str) -> list[str]:
+    """Markdown: mean and spread of each line, then integer minus simulated beside the spread over seeds."""
+    seeds = len(next(iter(curves.values())))
+    final = {name: [run[-1][1] for run in runs] for name, runs in curves.items()}
+    lines = [f"| {unit} | mean of {seeds} seeds | each seed |", "|---|---|---|"]
+    lines += [f"| {name} | {statistics.mean(v):.4f} | {', '.join(f'{x:.4f}' for x in v)} |" for name, v in final.items()]
+    lines += ["", "| integer - simulated | mean | each seed | spread of one way over seeds (max - min) | within it |"]
+    lines += ["|---|---|---|---|---|"]
+    for name in [n.removesuffix(", integer") for n in curves if n.endswith(", integer")]:
+        integer, other = final[f"{name}, integer"], final[f"{name}, simulated"]
+        differences = [a - b for a, b in zip(integer, other)]
+        mean, noise = statistics.mean(differences), max(max(integer) - min(integer), max(other) - min(other))
+        each = ", ".join(f"{d:+.4f}" for d in differences)
+        lines.append(f"| {name} | {mean:+.4f} | {each} | {noise:.4f} | {'yes' if abs(mean) <= noise else 'NO'} |")
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
+    parser.add_argument("--steps", type=int, default=300, help="steps of the byte model after the float checkpoint")
+    parser.add_argument("--pretrain", type=int, default=500, help="float steps before it")
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("benchmarks/results"))
+    options = parser.parse_args()
+    environment = {
+        "torchqat": torchqat.build_info()["version"],
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "isa": torch.ops.torchqat._cpu_isa(),
+        "threads": torch.get_num_threads(),
+        "date": datetime.date.today().isoformat(),
+        "command": f"python benchmarks/train_quality.py --seeds {options.seeds} --steps {options.steps} "
+        f"--pretrain {options.pretrain} --tasks {' '.join(options.tasks)}",
+    }
+    print(", ".join(f"{k} {v}" for k, v in environment.items()))
+    options.out.mkdir(parents=True, exist_ok=True)
+    text = ["# Integer training against float-simulated QAT", "", "`" + environment["command"] + "`", ""]
+    text += [", ".join(f"{k} {v}" for k, v in environment.items() if k != "command"), ""]
+    results = {}
+    for task in options.tasks:
+        curves_of, along, unit = TASKS[task]
+        curves = curves_of(options)
+        results[task] = {"unit": unit, "along": along, "curves": curves}
+        lines = table(curves, unit)
+        print("\n".join(["", *lines, ""]), flush=True)
+        plot(curves, along, unit, options.out / f"train-quality-{task}.png")
+        text += [f"## {task}", "", *lines, "", f"![{unit}](train-quality-{task}.png)", ""]
+    (options.out / "train-quality.md").write_text("\n".join(text))
+    (options.out / "train-quality.json").write_text(json.dumps({"environment": environment, "tasks": results}) + "\n")
+    print(f"written: {options.out}/train-quality.md, .json and the curves")
 
 
 if __name__ == "__main__":

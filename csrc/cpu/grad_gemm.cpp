@@ -31,68 +31,96 @@ cpu::GradSource source_of(const GradProblem& p) {
   return s;
 }
 
-// Largest values and the bias gradient.
-struct Statistics {
-  at::Tensor row_max, column_max;
-  int64_t chunks = 0;
+// One allocation cut into parts: on a small layer each allocation of its own costs as much as a pass over the data.
+class Scratch {
+ public:
+  static int64_t padded(int64_t bytes) { return (bytes + 63) / 64 * 64; }
+
+  explicit Scratch(int64_t bytes) : memory_(buffer(bytes + 64, at::kByte)), at_(data<uint8_t>(memory_)) {
+    at_ += (64 - reinterpret_cast<uintptr_t>(at_) % 64) % 64;
+  }
+  template <typename T>
+  T* take(int64_t count) {
+    auto* part = reinterpret_cast<T*>(at_);
+    at_ += padded(count * static_cast<int64_t>(sizeof(T)));
+    return part;
+  }
+  // What was taken after the mark is given back.
+  uint8_t* mark() const { return at_; }
+  void rewind(uint8_t* mark) { at_ = mark; }
+
+ private:
+  at::Tensor memory_;
+  uint8_t* at_;
 };
 
-Statistics statistics(const GradProblem& p, const cpu::GradSource& source, const at::Tensor& bias) {
-  Statistics out;
-  out.chunks = (p.n + cpu::kGradChunk - 1) / cpu::kGradChunk;
-  out.row_max = buffer(out.chunks * p.m, at::kFloat);
-  out.column_max = buffer(p.n, at::kFloat);
-  cpu::GradStats stats;
-  stats.row_max = data<float>(out.row_max);
-  stats.column_max = data<float>(out.column_max);
-  if (bias.defined()) stats.column_sum = data<float>(bias);
-  const auto kernel = cpu::select<cpu::GradStatsFn>(cpu::grad_stats_scalar, cpu::grad_stats_avx2, cpu::grad_stats_avx512);
-  at::parallel_for(0, out.chunks, 1, [&](int64_t begin, int64_t end) { kernel(source, stats, begin, end); });
-  return out;
-}
+// Largest values and the bias gradient.
+struct Statistics {
+  float *row_max, *column_max;
+  int64_t chunks;
+
+  static int64_t chunks_of(const GradProblem& p) { return (p.n + cpu::kGradChunk - 1) / cpu::kGradChunk; }
+  static int64_t bytes(const GradProblem& p) { return Scratch::padded(4 * chunks_of(p) * p.m) + Scratch::padded(4 * p.n); }
+
+  Statistics(const GradProblem& p, const cpu::GradSource& source, const at::Tensor& bias, Scratch& scratch)
+      : row_max(scratch.take<float>(chunks_of(p) * p.m)), column_max(scratch.take<float>(p.n)), chunks(chunks_of(p)) {
+    cpu::GradStats stats;
+    stats.row_max = row_max;
+    stats.column_max = column_max;
+    if (bias.defined()) stats.column_sum = data<float>(bias);
+    const auto kernel =
+        cpu::select<cpu::GradStatsFn>(cpu::grad_stats_scalar, cpu::grad_stats_avx2, cpu::grad_stats_avx512);
+    at::parallel_for(0, chunks, 1, [&](int64_t begin, int64_t end) { kernel(source, stats, begin, end); });
+  }
+};
 
 // One form's limbs with their scales.
 struct Limbs {
-  at::Tensor bytes, scale, inverse, sums;
+  float *scale, *inverse;
   cpu::LimbLines lines;
 
-  Limbs(int64_t count, int64_t reduction, const float* largest, int64_t chunks) {
+  static int64_t bytes(int64_t count, int64_t reduction) {
+    return Scratch::padded(2 * count * cpu::padded64(reduction)) + 2 * Scratch::padded(4 * count) +
+           Scratch::padded(8 * cpu::segment_count(reduction) * count);
+  }
+
+  Limbs(int64_t count, int64_t reduction, const float* largest, int64_t chunks, Scratch& scratch) {
     const int64_t ld = cpu::padded64(reduction);
-    bytes = buffer(2 * count * ld, at::kByte);
-    scale = buffer(count, at::kFloat);
-    inverse = buffer(count, at::kFloat);
-    sums = buffer(2 * cpu::segment_count(reduction) * count, at::kInt);
+    lines.high = scratch.take<uint8_t>(2 * count * ld);
+    lines.low = lines.high + count * ld;
+    lines.ld = ld;
+    lines.sums = scratch.take<int32_t>(2 * cpu::segment_count(reduction) * count);
+    scale = scratch.take<float>(count);
+    inverse = scratch.take<float>(count);
     for (int64_t i = 0; i < count; ++i) {
       float most = 0.0f;
       for (int64_t c = 0; c < chunks; ++c) most = numerics::larger_or_nan(largest[c * count + i], most);
-      data<float>(scale)[i] = numerics::limb_scale(most);
-      data<float>(inverse)[i] = numerics::limb_inverse(most);
+      scale[i] = numerics::limb_scale(most);
+      inverse[i] = numerics::limb_inverse(most);
     }
-    lines.high = data<uint8_t>(bytes);
-    lines.low = lines.high + count * ld;
-    lines.ld = ld;
-    lines.inverse = data<float>(inverse);
-    lines.sums = data<int32_t>(sums);
+    lines.inverse = inverse;
   }
 };
 
 // Panels over the reduction: the weight's q + 128 by lines of n, the input's codes by lines of m.
-at::Tensor weight_panels(const GradProblem& p) {
-  at::Tensor panels = buffer(cpu::padded64(p.k) * cpu::padded64(p.n), at::kByte);
+int64_t weight_panel_bytes(const GradProblem& p) { return cpu::padded64(p.k) * cpu::padded64(p.n); }
+int64_t code_panel_bytes(const GradProblem& p) { return cpu::padded64(p.k) * cpu::padded64(p.m); }
+
+const uint8_t* weight_panels(const GradProblem& p, Scratch& scratch) {
+  auto* panels = scratch.take<uint8_t>(weight_panel_bytes(p));
   const auto kernel = cpu::select<cpu::WeightToPanelsFn>(cpu::weight_to_panels_scalar, cpu::weight_to_panels_avx2,
                                                          cpu::weight_to_panels_avx512);
-  at::parallel_for(0, cpu::padded64(p.k) / 64, 1, [&](int64_t begin, int64_t end) {
-    kernel(p.weight.panels, p.n, p.k, data<uint8_t>(panels), begin, end);
-  });
+  at::parallel_for(0, cpu::padded64(p.k) / 64, 1,
+                   [&](int64_t begin, int64_t end) { kernel(p.weight.panels, p.n, p.k, panels, begin, end); });
   return panels;
 }
 
-at::Tensor code_panels(const GradProblem& p) {
-  at::Tensor panels = buffer(cpu::padded64(p.k) * cpu::padded64(p.m), at::kByte);
+const uint8_t* code_panels(const GradProblem& p, Scratch& scratch) {
+  auto* panels = scratch.take<uint8_t>(code_panel_bytes(p));
   const auto kernel = cpu::select<cpu::CodesToPanelsFn>(cpu::codes_to_panels_scalar, cpu::codes_to_panels_avx2,
                                                         cpu::codes_to_panels_avx512);
   at::parallel_for(0, cpu::padded64(p.k) / 64, 1, [&](int64_t begin, int64_t end) {
-    kernel(p.codes.const_data_ptr<uint8_t>(), p.m, cpu::padded64(p.k), p.k, data<uint8_t>(panels), begin, end);
+    kernel(p.codes.const_data_ptr<uint8_t>(), p.m, cpu::padded64(p.k), p.k, panels, begin, end);
   });
   return panels;
 }
@@ -122,31 +150,30 @@ void run(const cpu::GemmGrad& g, cpu::GemmGradFn kernel, int64_t row_bytes) {
                  [&](int64_t r0, int64_t r1, int64_t p0, int64_t p1) { kernel(g, r0, r1, p0, p1); });
 }
 
-void multiply_limbs(cpu::GemmGrad g, const Limbs& a, const at::Tensor& panels) {
+void multiply_limbs(cpu::GemmGrad g, const Limbs& a, const uint8_t* panels) {
   g.reduction_bytes = g.lda = a.lines.ld;
   g.a_high = a.lines.high;
   g.a_low = a.lines.low;
-  g.panels = panels.const_data_ptr<uint8_t>();
+  g.panels = panels;
   g.corrections = a.lines.sums;
-  g.row_scale = a.scale.const_data_ptr<float>();
+  g.row_scale = a.scale;
   run(g, cpu::select<cpu::GemmGradFn>(cpu::gemm_limbs_scalar, cpu::gemm_limbs_avx2, cpu::gemm_limbs_avx512,
                                       cpu::gemm_limbs_amx), 2 * g.lda);
 }
 
-void multiply_bf16(cpu::GemmGrad g, const at::Tensor& a, const at::Tensor& panels, int64_t lines) {
+void multiply_bf16(cpu::GemmGrad g, const uint16_t* a, const uint16_t* panels, int64_t lines) {
   g.reduction_bytes = g.lda = 2 * lines;
-  g.a_high = data<uint8_t>(a);
-  g.panels = data<uint8_t>(panels);
+  g.a_high = reinterpret_cast<const uint8_t*>(a);
+  g.panels = reinterpret_cast<const uint8_t*>(panels);
   run(g, cpu::current_isa() == cpu::Isa::amx ? cpu::gemm_bf16_amx : cpu::gemm_bf16_avx512bf16, g.lda);
 }
 
 // `zero_points` of the first `count` lines, or one for all.
-at::Tensor bf16_panels(const at::Tensor& panels, int64_t columns, int64_t lines, int64_t count,
-                       const int32_t* zero_points, int32_t zero_point) {
-  at::Tensor out = buffer(cpu::padded64(columns) * lines, at::kBFloat16);
+const uint16_t* bf16_panels(const uint8_t* panels, int64_t columns, int64_t lines, int64_t count,
+                            const int32_t* zero_points, int32_t zero_point, Scratch& scratch) {
+  auto* out = scratch.take<uint16_t>(cpu::padded64(columns) * lines);
   at::parallel_for(0, cpu::padded64(columns) / 64, 1, [&](int64_t begin, int64_t end) {
-    cpu::panels_to_bf16(panels.const_data_ptr<uint8_t>(), lines, count, zero_points, zero_point, data<uint16_t>(out),
-                        begin, end);
+    cpu::panels_to_bf16(panels, lines, count, zero_points, zero_point, out, begin, end);
   });
   return out;
 }
@@ -160,7 +187,10 @@ Backward resolve_backward(Backward wanted) {
   return wanted == Backward::bfloat16 && !cpu::use_avx512_bf16() ? Backward::float32 : wanted;
 }
 
-void bias_gradient(const GradProblem& p, const at::Tensor& out) { statistics(p, source_of(p), out); }
+void bias_gradient(const GradProblem& p, const at::Tensor& out) {
+  Scratch scratch(Statistics::bytes(p));
+  Statistics(p, source_of(p), out, scratch);
+}
 
 void apply_bit_mask(const at::Tensor& values, const at::Tensor& mask) {
   const int64_t k = values.size(1);
@@ -181,16 +211,21 @@ void apply_bit_mask(const at::Tensor& values, const at::Tensor& mask) {
 
 void grad_by_limbs(const GradProblem& p, const GradResults& out) {
   const cpu::GradSource source = source_of(p);
-  const Statistics stats = statistics(p, source, out.bias);
+  const int64_t for_input = out.input.defined() ? Limbs::bytes(p.m, p.n) + weight_panel_bytes(p) : 0;
+  const int64_t for_weight = out.weight.defined() ? Limbs::bytes(p.n, p.m) + code_panel_bytes(p) : 0;
+  Scratch scratch(Statistics::bytes(p) + std::max(for_input, for_weight));
+  const Statistics stats(p, source, out.bias, scratch);
+  auto* const mark = scratch.mark();
   if (out.input.defined()) {
-    Limbs rows(p.m, p.n, stats.row_max.const_data_ptr<float>(), stats.chunks);
+    Limbs rows(p.m, p.n, stats.row_max, stats.chunks, scratch);
     rows.lines.weight = 128;  // the panels hold q + 128
     const auto split = cpu::select<cpu::SplitRowsFn>(cpu::split_rows_scalar, cpu::split_rows_avx2, cpu::split_rows_avx512);
     at::parallel_for(0, p.m, 8, [&](int64_t begin, int64_t end) { split(source, rows.lines, begin, end); });
-    multiply_limbs(product(p.m, p.k, p.mask, out.input), rows, weight_panels(p));
+    multiply_limbs(product(p.m, p.k, p.mask, out.input), rows, weight_panels(p, scratch));
+    scratch.rewind(mark);
   }
   if (out.weight.defined()) {
-    Limbs columns(p.n, p.m, stats.column_max.const_data_ptr<float>(), 1);
+    Limbs columns(p.n, p.m, stats.column_max, 1, scratch);
     const int32_t* zero_point = p.qparams->zero_point.const_data_ptr<int32_t>();
     if (p.qparams->stride == 1) {
       columns.lines.weights = zero_point;
@@ -203,34 +238,38 @@ void grad_by_limbs(const GradProblem& p, const GradResults& out) {
                      [&](int64_t begin, int64_t end) { split(source, columns.lines, begin, end); });
     cpu::GemmGrad g = product(p.n, p.k, p.weight_mask, out.weight);
     g.factor = common_factor(p);
-    multiply_limbs(g, columns, code_panels(p));
+    multiply_limbs(g, columns, code_panels(p, scratch));
   }
 }
 
 void grad_by_bf16(const GradProblem& p, const GradResults& out) {
   const cpu::GradSource source = source_of(p);
-  if (out.bias.defined()) statistics(p, source, out.bias);
+  const int64_t n_lines = cpu::padded64(p.n), m_lines = cpu::padded64(p.m);
+  // The panels as bytes, as bfloat16, and the gradient's rows or columns.
+  const int64_t for_input =
+      out.input.defined() ? 3 * weight_panel_bytes(p) + Scratch::padded(2 * p.m * n_lines) : 0;
+  const int64_t for_weight =
+      out.weight.defined() ? 3 * code_panel_bytes(p) + Scratch::padded(2 * p.n * m_lines) : 0;
+  Scratch scratch(Statistics::bytes(p) + std::max(for_input, for_weight));
+  if (out.bias.defined()) Statistics(p, source, out.bias, scratch);
+  auto* const mark = scratch.mark();
   if (out.input.defined()) {
-    const int64_t lines = cpu::padded64(p.n);
-    const at::Tensor rows = buffer(p.m * lines, at::kBFloat16);
-    at::parallel_for(0, p.m, 8, [&](int64_t begin, int64_t end) {
-      cpu::grad_rows_to_bf16(source, data<uint16_t>(rows), begin, end);
-    });
+    auto* rows = scratch.take<uint16_t>(p.m * n_lines);
+    at::parallel_for(0, p.m, 8, [&](int64_t begin, int64_t end) { cpu::grad_rows_to_bf16(source, rows, begin, end); });
     multiply_bf16(product(p.m, p.k, p.mask, out.input), rows,
-                  bf16_panels(weight_panels(p), p.k, lines, lines, nullptr, 128), lines);
+                  bf16_panels(weight_panels(p, scratch), p.k, n_lines, n_lines, nullptr, 128, scratch), n_lines);
+    scratch.rewind(mark);
   }
   if (out.weight.defined()) {
-    const int64_t lines = cpu::padded64(p.m);
-    const at::Tensor columns = buffer(p.n * lines, at::kBFloat16);
-    at::parallel_for(0, cpu::padded64(p.n) / 64, 1, [&](int64_t begin, int64_t end) {
-      cpu::grad_columns_to_bf16(source, data<uint16_t>(columns), begin, end);
-    });
+    auto* columns = scratch.take<uint16_t>(p.n * m_lines);
+    at::parallel_for(0, cpu::padded64(p.n) / 64, 1,
+                     [&](int64_t begin, int64_t end) { cpu::grad_columns_to_bf16(source, columns, begin, end); });
     const int32_t* zero_point = p.qparams->zero_point.const_data_ptr<int32_t>();
     cpu::GemmGrad g = product(p.n, p.k, p.weight_mask, out.weight);
     g.factor = common_factor(p);
     multiply_bf16(g, columns,
-                  bf16_panels(code_panels(p), p.k, lines, p.m, p.qparams->stride == 1 ? zero_point : nullptr,
-                              zero_point[0]), lines);
+                  bf16_panels(code_panels(p, scratch), p.k, m_lines, p.m,
+                              p.qparams->stride == 1 ? zero_point : nullptr, zero_point[0], scratch), m_lines);
   }
 }
 

@@ -35,6 +35,8 @@ struct AmxTile {
       config.row_bytes[t] = 64;
       config.rows[t] = rows[t];
     }
+    // The intrinsic names 8 of the 64 bytes as read: without this the others' stores may be dropped.
+    asm volatile("" : : "r"(&config) : "memory");
     _tile_loadconfig(&config);
   }
 

@@ -56,6 +56,8 @@ void run_pack_s8(const int8_t* codes, const PackedS8& packed, int64_t panel_begi
   }
 }
 
+constexpr int64_t kReadAhead = 2048;  // bytes
+
 // The largest finite |x| of a row.
 template <typename T>
 TORCHQAT_INLINE float largest_magnitude(const T* x, int64_t count) {
@@ -67,7 +69,11 @@ TORCHQAT_INLINE float largest_magnitude(const T* x, int64_t count) {
   int64_t j = 0;
   for (; j + 4 * Vec::size <= count; j += 4 * Vec::size) {
 #pragma GCC unroll 4
-    for (int w = 0; w < 4; ++w) take(Vec::load(x + j + w * Vec::size), most[w]);
+    for (int w = 0; w < 4; ++w) {
+      // Rows follow one another; the hardware looks no further than the page, the loop alone would wait at each.
+      __builtin_prefetch(reinterpret_cast<const char*>(x + j + w * Vec::size) + kReadAhead);
+      take(Vec::load(x + j + w * Vec::size), most[w]);
+    }
   }
   for (; j < count; j += Vec::size) {
     T rest[Vec::size] = {};
@@ -101,7 +107,9 @@ void quantize_pack_of(const QuantizeWeights& q, const PackedS8& packed, int64_t 
       const Grid grid(scale[row * stride], 0.0f, q.quant_min, q.quant_max);
       // Sixty-four rows take turns, too short runs for the hardware to see: their next blocks are asked for here.
       const char* next = reinterpret_cast<const char*>(static_cast<const T*>(q.weight) + row * packed.k + k + count);
-      for (int64_t line = 0; line < count * static_cast<int64_t>(sizeof(T)); line += 64) __builtin_prefetch(next + line);
+      if (q.chosen_scale == nullptr) {
+        for (int64_t line = 0; line < count * static_cast<int64_t>(sizeof(T)); line += 64) __builtin_prefetch(next + line);
+      }
       uint8_t* mask = q.mask != nullptr ? q.mask + row * ld_mask + k / 8 : nullptr;
       quantize_span(static_cast<const T*>(q.weight) + row * packed.k + k, count, grid, out, mask);
     });

@@ -6,7 +6,9 @@ from torch import Tensor, nn
 
 from torchqat.config import QConfig
 from torchqat.nn.qat._layer import QatLayer
-from torchqat.observers import RangeObserver, in_recomputation
+from torchqat.observers import RangeObserver
+
+_OBSERVED = torch.ops.torchqat.qat_linear_int8_observed.default
 
 
 class Linear(QatLayer, nn.Linear):
@@ -43,6 +45,11 @@ class Linear(QatLayer, nn.Linear):
         )
 
     def forward(self, input: Tensor) -> Tensor:
+        if not torch.jit.is_scripting():
+            if self.plain_scales and self.training and not torch.compiler.is_compiling():
+                output = self.observed_forward(input)
+                if output is not None:
+                    return output
         if self.weight_fake_quant is not None and self.activation_fake_quant is not None:
             by_chance = self.stochastic and self.training
             if self.integer and self.weight_fake_quant.enabled and self.activation_fake_quant.enabled and not by_chance:
@@ -55,9 +62,6 @@ class Linear(QatLayer, nn.Linear):
         return F.linear(input, weight, self.bias)
 
     def integer_forward(self, input: Tensor) -> Tensor:
-        if not torch.jit.is_scripting():
-            if self.in_one_call():
-                return self.observed_forward(input)
         input_scale, input_zero_point = self.activation_fake_quant.qparams(input)
         packed_weight: Tensor | None = None
         weight_mask: Tensor | None = None
@@ -106,19 +110,6 @@ class Linear(QatLayer, nn.Linear):
         )
 
     @torch.jit.unused
-    def in_one_call(self) -> bool:
-        """Whether this forward observes its input and takes the weight's scales from the weight as they come."""
-        observer = self.activation_fake_quant.observer
-        return (
-            self.plain_scales
-            and self.training
-            and observer is not None
-            and self.activation_fake_quant.observer_enabled
-            and self.weight_fake_quant.reused is None
-            and not in_recomputation()
-        )
-
-    @torch.jit.unused
     def packed_once(self, weight: Tensor, weight_scale: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """Within torchqat.reuse_weights: the packed weight and its mask, made by the first forward."""
         quantizer = self.weight_fake_quant
@@ -134,16 +125,29 @@ class Linear(QatLayer, nn.Linear):
         return reused[2], reused[3]
 
     @torch.jit.unused
-    def observed_forward(self, input: Tensor) -> Tensor:
-        activation, weight = self.activation_fake_quant, self.weight_fake_quant
-        observer = activation.observer
-        return torch.ops.torchqat.qat_linear_int8_observed(
+    def observed_forward(self, input: Tensor) -> Tensor | None:
+        """The training forward in one call, or None where this step's scales do not come from its data alone.
+
+        Attributes of modules are looked up in their dictionaries: the usual way would cost more than a small layer's product.
+        """
+        modules = self._modules
+        activation, weight = modules["activation_fake_quant"], modules["weight_fake_quant"]
+        if (
+            not (activation.enabled and weight.enabled and activation.observer_enabled)
+            or weight.reused is not None
+            or torch._C._current_graph_task_id() != -1  # a recomputation (observers.in_recomputation)
+        ):
+            return None
+        observer = activation._modules["observer"]
+        state, parameters = observer._buffers, self._parameters
+        # A parametrised weight is not among the parameters.
+        return _OBSERVED(
             input,
-            self.weight,
-            self.bias,
-            observer.min_val,
-            observer.max_val,
-            observer.nonfinite_count,
+            parameters["weight"] if "weight" in parameters else self.weight,
+            parameters["bias"] if "bias" in parameters else self.bias,
+            state["min_val"],
+            state["max_val"],
+            state["nonfinite_count"],
             observer.averaging_constant,
             activation.quant_min,
             activation.quant_max,

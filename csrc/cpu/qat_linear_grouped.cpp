@@ -250,7 +250,7 @@ Gradients backward_cpu(const at::Tensor& grad_output, const at::Tensor& codes, c
   p.m = codes.size(0);
   p.mask = checked_mask(mask, "mask", p.m, p.k);
   p.weight_mask = checked_mask(weight_mask, "weight_mask", p.n, p.k);
-  p.grad = grad_output.contiguous();
+  p.grad = grad_output.contiguous().view({p.m, p.n});
   p.codes = codes.contiguous();
   p.weight_scale = at::ones({1}, at::kFloat);  // the groups' scales are in the dequantised weight
   const InputQParams qparams =

@@ -136,7 +136,10 @@ def resolve(model: nn.Module, qconfig: QConfig, overrides: dict) -> dict[int, QC
             _unmatched(key, overrides[key], by_name)
     for module in by_name.values():
         config = chosen.get(id(module))
-        if config is not None and config.weight is None and type(module) in INDEX_INPUT:
+        if config is None or type(module) not in INDEX_INPUT:
+            continue
+        # An embedding has no input to round and no float grid; by name or type one may still be asked for, and refused.
+        if config.weight is None or (config.weight.is_float and id(module) not in best):
             chosen[id(module)] = None
     return chosen
 

@@ -298,3 +298,12 @@ def test_gradient_accumulation_with_reused_weights_is_the_same():
                 prepared(batch).square().sum().backward()
         grads.append([p.grad for p in prepared.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(*grads))
+
+
+def test_embeddings_stay_float_under_a_float_grid():
+    model = nn.Sequential(nn.Embedding(5, 16), nn.Linear(16, 4))
+    prepared = torchqat.prepare_qat(model, QConfig.nvfp4())
+    assert type(prepared[0]) is nn.Embedding
+    assert {r.name: r.quantized for r in torchqat.coverage(prepared).rows} == {"0": False, "1": True}
+    with pytest.raises(ValueError, match="module '0': nn.qat.Embedding: weight dtype must be an integer format, got nvfp4"):
+        torchqat.prepare_qat(model, overrides={"0": QConfig.nvfp4()})

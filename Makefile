@@ -28,7 +28,7 @@ ENVIRONMENT := $(VENV)/.torch-$(TORCH)
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 endif
 
-.PHONY: demo test test-cpp test-python cuda-check cuda-all bench build gtest clean help
+.PHONY: demo test test-cpp test-python sanitize cuda-check cuda-all bench build gtest clean help
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 5
@@ -87,6 +87,15 @@ test-cpp: gtest build
 test-python: build
 	$(PY) -m pytest -q $(shell $(PY) -c 'import xdist; print("-n $(MAX_JOBS)")' 2>/dev/null) $(PYTEST_ARGS)
 
+# Every kernel test under AddressSanitizer and UndefinedBehaviorSanitizer, in a build of its own. -O2, because the intrinsics
+# want their constants folded.
+sanitize: gtest $(ENVIRONMENT)
+	cmake -S . -B $(BUILD)-sanitize -DPython_EXECUTABLE=$$($(PY) -c 'import sys; print(sys.executable)') -DTORCHQAT_CUDA=off \
+	  -DTORCHQAT_BUILD_TESTS=ON -DTORCHQAT_BUILD_PYTHON=OFF -DTORCHQAT_WERROR=OFF -DCMAKE_BUILD_TYPE=Release \
+	  -DCMAKE_CXX_FLAGS_RELEASE="-O2 -g1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all" > /dev/null
+	cmake --build $(BUILD)-sanitize --target torchqat_kernel_tests --parallel $(MAX_JOBS)
+	$(BUILD)-sanitize/tests/cpp/torchqat_kernel_tests --gtest_brief=1
+
 # nvcc compiles every CUDA source, even where torch is a CPU build: cuda-check for two architectures, cuda-all for all.
 cuda-check cuda-all: build
 	@if command -v nvcc >/dev/null || [ -x /usr/local/cuda/bin/nvcc ]; then \
@@ -97,5 +106,5 @@ cuda-check cuda-all: build
 	else echo "nvcc: not found; the CUDA sources are not compiled"; fi
 
 clean:
-	rm -rf $(BUILD) $(BUILD)-cuda-check $(BUILD)-cuda-all python/torchqat/lib python/torchqat/include python/torchqat/share \
+	rm -rf $(BUILD) $(BUILD)-sanitize $(BUILD)-cuda-check $(BUILD)-cuda-all python/torchqat/lib python/torchqat/include python/torchqat/share \
 	  python/torchqat/_C*.so $(VENV)/.package

@@ -51,11 +51,16 @@ def convert(model: nn.Module, *, example_inputs=None, inplace: bool = False) -> 
         edges = _edges(model)
         expected = _evaluate(model, arguments)
     new = {}
-    for module in [m for m in model.modules() if id(m) in names]:
-        new[id(module)] = _deployed(names[id(module)], module, edges.get(id(module)))
+    # The list must not keep what was replaced.
+    pending = [m for m in model.modules() if id(m) in names][::-1]
+    while pending:
+        module = pending.pop()
+        deployed = _deployed(names[id(module)], module, edges.get(id(module)))
         if inplace:
-            model = swap_modules(model, {id(module): new[id(module)]})
-            del module
+            model = swap_modules(model, {id(module): deployed})
+        else:
+            new[id(module)] = deployed
+        del module
     if not inplace:
         # Old layers map to new ones through the memo, so that their float weights are not copied.
         model = copy.deepcopy(model, dict(new))

@@ -12,7 +12,7 @@ import torch
 # suite -> its parts, run in this order.
 SUITES: dict[str, list[str]] = {
     "fake_quant": ["fake_quant"],
-    "inference": ["inference", "conv_inference", "inference_grouped", "inference_nets"],
+    "inference": ["inference", "conv_inference", "inference_grouped", "inference_nets", "inference_files"],
     "train_step": ["train_step", "conv_train_step", "train_nets"],
 }
 

@@ -242,6 +242,7 @@ class Report:
         baseline: str,
         targets: Mapping[str, list[Target] | Target] | None = None,
         threads: tuple[int, ...] | None = None,
+        clock: str = "auto",
     ) -> dict[int, dict[str, float]]:
         """Measure `calls` against each other, print a table with ratios to `baseline` and every target beside what
         was measured.
@@ -249,6 +250,7 @@ class Report:
         Args:
             targets: line name -> one Target or a list of them.
             threads: thread counts instead of the report's own.
+            clock: as measure's.
 
         Returns:
             thread count -> line name -> median seconds.
@@ -262,7 +264,7 @@ class Report:
                 raise ValueError(f"Report.group: {title!r} has no line {name!r}; lines: {', '.join(calls)}")
         result = {}
         for count in threads or self.threads:
-            times = measure(calls, threads=count, seconds=self.seconds)
+            times = measure(calls, threads=count, clock=clock, seconds=self.seconds)
             result[count] = times
             print(f"\n{title}  [{count} thread{'s' if count > 1 else ''}]")
             width = max(len(name) for name in calls)

@@ -1,55 +1,104 @@
-"""Suite inference: deployed int8 linear layers against torch's float32 and torch's own int8."""
+"""Suite inference: the deployed MLP against torch's float32, torch's own int8, onnxruntime and OpenVINO; two threads
+against one; and the CPU paths of older machines."""
 
 import copy
-import warnings
+import os
+from collections.abc import Callable
 
 import torch
 from torch import nn
 
 import torchqat
-from torchqat.bench.harness import Report, at_least
+from torchqat.bench import models, peers
+from torchqat.bench.harness import Report, at_least, measure
 
 FP32 = "fp32 eager"
+INT8, DYNAMIC, INT4 = "torchqat int8 static", "torchqat int8 dynamic", "torchqat int4 g32 x int8"
+WEIGHT_ONLY = "torchqat int4 g32, float activations"
+CONFIGS = {
+    INT8: torchqat.QConfig.int8(),
+    DYNAMIC: torchqat.QConfig.int8_dynamic(),
+    INT4: torchqat.QConfig.int4_int8(32),
+    WEIGHT_ONLY: torchqat.QConfig.int4_weight_only(32),
+}
+# tokens -> what int8 and int4 x int8 must reach over float32.
+GOALS = {1: (9.5, 12.0), 16: (6.2, 7.0), 128: (4.8, 4.5), 512: (4.5, 4.2)}
 
 
-def _mlp() -> nn.Module:
-    return nn.Sequential(nn.Linear(1024, 4096), nn.GELU(), nn.Linear(4096, 1024)).eval()
-
-
-def _converted(module, qconfig, x):
-    prepared = torchqat.prepare_qat(copy.deepcopy(module), qconfig).train()
+def _converted(module: nn.Module, config: torchqat.QConfig, x: torch.Tensor) -> nn.Module:
+    prepared = torchqat.prepare_qat(copy.deepcopy(module), config).train()
     with torch.no_grad():
         prepared(x)
-    return torchqat.convert(prepared.eval()).eval()
+    return torchqat.convert(prepared.eval())
 
 
-def _torch_dynamic(module):
-    """torch.ao's eager dynamic int8 (FBGEMM or oneDNN), while torch still has it."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return torch.ao.quantization.quantize_dynamic(copy.deepcopy(module), {nn.Linear}, dtype=torch.qint8)
+def _mlp(report: Report, module: nn.Module, converted: dict[str, nn.Module], tokens: int) -> None:
+    x = torch.randn(tokens, 1024)
+    calls: dict[str, Callable] = {FP32: lambda: module(x)}
+    for name, model in converted.items():
+        calls[name] = lambda model=model: model(x)
+    int8, int4 = GOALS[tokens]
+    targets = {name: [at_least(goal, FP32)] for name, goal in ((INT8, int8), (DYNAMIC, int8), (INT4, int4))}
+    for name, call, ours in (
+        ("torch.ao int8 dynamic", peers.torch_dynamic(report, module, x), (DYNAMIC,)),
+        ("onnxruntime int8", peers.onnxruntime_int8(report, module, x), (INT8,)),
+        ("OpenVINO int8", peers.openvino_qdq(report, converted[INT8], x), (INT8,)),
+        ("onnxruntime int4 g32 x int8", peers.onnxruntime_int4(report, module, x), (INT4,)),
+    ):
+        if call is not None:
+            calls[name] = call
+            for line in ours:
+                targets[line].append(at_least(1.0, name))
+    title = f"MLP 1024->4096->1024 deployed, {tokens} token{'s' if tokens > 1 else ''}"
+    report.group(title, calls, baseline=FP32, targets=targets, threads=(1,), clock="wall")
+
+
+def _threads(report: Report, converted: dict[str, nn.Module], tokens: int) -> None:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    if cores < 2:
+        report.note(f"two threads at {tokens} tokens: not measured, this process has one core")
+        return
+    x = torch.randn(tokens, 1024)
+    calls = {name: lambda model=model: model(x) for name, model in converted.items()}
+    one, two = (measure(calls, threads=count, clock="wall", seconds=report.seconds) for count in (1, 2))
+    values = {name: two[name] / one[name] for name in calls}
+    limits = {name: 1 / 1.7 for name in (INT8, DYNAMIC, INT4)}
+    report.values(f"MLP deployed, {tokens} tokens: time of two threads over one", values, "x", limits)
+
+
+def _paths(report: Report, module: nn.Module, converted: dict[str, nn.Module], tokens: int) -> None:
+    """What machines without AVX-512 get; fp32 keeps this machine's instructions."""
+    x = torch.randn(tokens, 1024)
+    current = torch.ops.torchqat._cpu_isa()
+
+    def on(isa: str, model: nn.Module) -> Callable[[], torch.Tensor]:
+        def call() -> torch.Tensor:
+            torch.ops.torchqat._set_cpu_isa(isa)
+            try:
+                return model(x)
+            finally:
+                torch.ops.torchqat._set_cpu_isa(current)
+
+        return call
+
+    calls: dict[str, Callable] = {FP32: lambda: module(x)}
+    for isa in torchqat._C.supported_isas():
+        for name in (INT8, INT4, WEIGHT_ONLY):
+            calls[f"{name} [{isa}]"] = on(isa, converted[name])
+    title = f"MLP deployed by CPU path, {tokens} token{'s' if tokens > 1 else ''}"
+    report.group(title, calls, baseline=FP32, threads=(1,))
 
 
 def run(report: Report) -> None:
     quick = report.options is not None and report.options.quick
-    module = _mlp()
-    goals = {1: 9.5, 16: 6.2, 128: 4.8, 512: 4.5}
+    torch.manual_seed(0)
+    module = models.mlp().eval()
     calibration = torch.randn(64, 1024)
-    static = _converted(module, torchqat.QConfig.int8(), calibration)
-    dynamic = _converted(module, torchqat.QConfig.int8_dynamic(), calibration)
-    with torch.no_grad():
-        for tokens, bound in [(1, goals[1])] if quick else goals.items():
-            x = torch.randn(tokens, 1024)
-            calls = {
-                FP32: lambda x=x: module(x),
-                "torchqat int8 static": lambda x=x: static(x),
-                "torchqat int8 dynamic": lambda x=x: dynamic(x),
-            }
-            try:
-                peer = _torch_dynamic(module)
-                peer(x)
-                calls["torch.ao int8 dynamic"] = lambda x=x: peer(x)
-            except (AttributeError, RuntimeError) as error:
-                report.note(f"torch.ao int8 dynamic is not available: {error}")
-            targets = {name: at_least(bound, FP32) for name in calls if name.startswith("torchqat")}
-            report.group(f"MLP 1024->4096->1024 deployed, {tokens} tokens", calls, baseline=FP32, targets=targets)
+    converted = {name: _converted(module, config, calibration) for name, config in CONFIGS.items()}
+    with torch.inference_mode():
+        for tokens in (1,) if quick else GOALS:
+            _mlp(report, module, converted, tokens)
+        for tokens in () if quick else (128, 512):
+            _threads(report, converted, tokens)
+        for tokens in (1,) if quick else (1, 16):
+            _paths(report, module, converted, tokens)

@@ -1,4 +1,5 @@
-"""One large linear with int4 weights in groups, read from beyond the nearer caches: int8 or float activations."""
+"""Int4 weights in groups, read from beyond the nearer caches: one large linear, and the linears of Llama layers as decoding
+reads them, with int8 or float activations."""
 
 import itertools
 import time
@@ -6,6 +7,8 @@ import time
 import torch
 import torch.nn.functional as F
 
+import torchqat
+from torchqat.bench import models, peers
 from torchqat.bench.harness import Report, at_least, num_threads
 
 FP32 = "fp32 eager"
@@ -45,15 +48,17 @@ class AtenInt4:
 
 
 def read_bandwidth(size: int) -> float:
-    """Bytes per second at which one thread reads `size` bytes over and over (torch's sum, best of seven)."""
-    data = torch.ones(size // 4)
+    """Bytes per second at which one thread reads `size` bytes over and over (torch's sum, best of seven), from memory
+    like that of packed weights."""
+    data = ops.linear_int8_pack(torch.ones(size // 4096, 4096, dtype=torch.int8))[64:]
+    data = data[: data.numel() // 8 * 8].view(torch.int64)
     best = float("inf")
     with num_threads(1):
         for _ in range(7):
             begin = time.thread_time()
             data.sum()
             best = min(best, time.thread_time() - begin)
-    return size / best
+    return data.numel() * 8 / best
 
 
 def _in_turn(layers, call):
@@ -84,12 +89,41 @@ def _square(report: Report, quick: bool) -> None:
             f"Linear {size}x{size}, {copies} weights in turn, {rows} rows", calls, baseline=FP32, targets=targets
         )
         if rows == 1 and 1 in result:
-            roof = read_bandwidth(copies * weights[0].bytes)
-            reached = weights[0].bytes / result[1][INT4]
-            report.note(f"{INT4}: {reached / 1e9:.1f} GB/s, {reached / roof:.0%} of {roof / 1e9:.1f} GB/s read by torch.sum")
+            # Between two turns of a weight everything else of the group passes through the caches.
+            passed = sum(w.numel() * 4 for w in floats) + copies * weights[0].bytes
+            roof, reached = read_bandwidth(passed), weights[0].bytes / result[1][INT4]
+            report.note(f"{reached / 1e9:.1f} GB/s reached, {roof / 1e9:.1f} GB/s read by torch.sum over {passed >> 20} MiB")
+            report.values(f"{INT4}, 1 row: time taken over the time to read the weight (85% of the bandwidth: 1.176)",
+                          {INT4: roof / reached}, "x", {INT4: 1 / 0.85})  # fmt: skip
+
+
+def _decoding(report: Report) -> None:
+    net, x = models.LlamaLinears().eval(), torch.randn(1, 2048)
+    converted = {
+        INT4: torchqat.convert(torchqat.prepare_qat(net, torchqat.QConfig.int4_int8(GROUP))),
+        WEIGHT_ONLY: torchqat.convert(torchqat.prepare_qat(net, torchqat.QConfig.int4_weight_only(GROUP))),
+    }
+    scripted = torch.jit.freeze(torch.jit.trace(converted[INT4], x))
+    for _ in range(3):
+        scripted(x)
+    calls = {FP32: lambda: net(x), **{name: lambda model=model: model(x) for name, model in converted.items()}}
+    calls[f"{INT4}, TorchScript"] = lambda: scripted(x)
+    targets = {INT4: at_least(9.0, FP32), f"{INT4}, TorchScript": at_least(9.0, FP32)}
+    peer = peers.onnxruntime_int4(report, net, x)
+    if peer is not None:
+        calls["onnxruntime int4 g32 x int8"] = peer
+        targets = {name: [target, at_least(1.0, "onnxruntime int4 g32 x int8")] for name, target in targets.items()}
+    result = report.group("decoding, linears of four Llama layers, one token", calls, baseline=FP32, targets=targets, threads=(1,))
+    layers = [m for m in converted[INT4].modules() if hasattr(m, "scale_panels")]
+    size = sum(m.packed_weight.numel() + m.scale_panels.numel() * m.scale_panels.element_size() for m in layers)
+    weights = sum(m.in_features * m.out_features for m in layers)
+    for name in (INT4, f"{INT4}, TorchScript"):
+        report.note(f"{name}: {size / result[1][name] / 1e9:.1f} GB/s, {8 * size / weights:.2f} bits a weight")
 
 
 def run(report: Report) -> None:
     quick = report.options is not None and report.options.quick
     with torch.no_grad():
         _square(report, quick)
+        if not quick:
+            _decoding(report)

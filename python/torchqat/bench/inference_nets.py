@@ -89,32 +89,7 @@ def _image_net(report: Report, title: str, model: nn.Module, x: torch.Tensor, bo
 def run(report: Report) -> None:
     quick = report.options is not None and report.options.quick
     torch.manual_seed(0)
-    for tokens, static, grouped in ((1, 9.5, 12.0), (16, 6.2, 7.0), (128, 4.8, 4.5), (512, 4.5, 4.2)):
-        if quick and tokens > 16:
-            continue
-        net, x = models.mlp(), torch.randn(tokens, 1024)
-        lines = {"fp32": _run(net, x)}
-        targets = {}
-        for name, config, bound in (
-            ("torchqat int8", torchqat.QConfig.int8(), static),
-            ("torchqat int8 dynamic", torchqat.QConfig.int8_dynamic(), static),
-            ("torchqat int4 g32 x int8", torchqat.QConfig.int4_int8(32), grouped),
-        ):
-            lines[name] = _run(_converted(net, config, x), x)
-            targets[name] = [at_least(bound, "fp32")]
-        peer = _onnxruntime(report, net, x)
-        if peer is not None:
-            lines["onnxruntime int8"] = peer
-            targets["torchqat int8"].append(at_least(1.0, "onnxruntime int8"))
-        report.group(f"MLP, {tokens} tokens", lines, baseline="fp32", targets=targets, threads=(1,))
-
     for batch, bound in ((1, 4.7), (16, 4.0)):
         _image_net(report, f"CNN, batch {batch}", models.cnn(), torch.randn(batch, 3, 32, 32), bound)
     for batch in (1,) if quick else (1, 16):
         _image_net(report, f"MobileNetV2, batch {batch}", models.mobilenet(), torch.randn(batch, 3, 96, 96), 2.5)
-
-    if not quick:
-        net, x = models.LlamaLinears(), torch.randn(1, 2048)
-        lines = {"fp32": _run(net, x), "torchqat int4 g32 x int8": _run(_converted(net, torchqat.QConfig.int4_int8(32), x), x)}
-        targets = {"torchqat int4 g32 x int8": at_least(9.0, "fp32")}
-        report.group("decoding, linears of four Llama layers", lines, baseline="fp32", targets=targets, threads=(1,))

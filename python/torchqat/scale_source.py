@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _disable_current_modes
 
 from torchqat.config import BLOCK_FORMATS, FLOAT_GRID_MAX, HISTOGRAM_OBSERVERS, LEARNED, LEVEL_FORMATS, QuantSpec
 from torchqat.estimators import grad_scale, power_of_two_start, scale_of, threshold_levels
@@ -235,8 +236,11 @@ class ScaleSource(nn.Module):
             return self._weight_qparams(x)
         observer = self.observer
         if observer is not None:
-            if self.training and self.observer_enabled and not in_recomputation():
-                scale, zero_point = observer.observe(x)
+            if self.training and self.observer_enabled:
+                if in_recomputation():
+                    scale, zero_point = self.qparams_again()
+                else:
+                    scale, zero_point = observer.observe(x)
             else:
                 self._check_data()
                 scale, zero_point = observer.qparams()
@@ -244,6 +248,16 @@ class ScaleSource(nn.Module):
                 scale = scale * self.range_factor
             return self.stored(scale), zero_point
         return self._from_data(x.detach())
+
+    @torch.jit.unused
+    def qparams_again(self) -> tuple[Tensor, Tensor]:
+        """Scale and zero point for a forward that activation checkpointing repeats: the statistics as they are.
+
+        Selective checkpointing looks for every op of the repeated forward among those of the first. That one observed; to read
+        the statistics is another op, which it must not see.
+        """
+        with _disable_current_modes():
+            return self.observer.qparams()
 
     def grad_scale(self, x: Tensor) -> float:
         """Factor of a learned scale's gradient; n elements share the scale (of one sample, for activations)."""

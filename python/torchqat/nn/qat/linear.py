@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from torchqat.config import QConfig
 from torchqat.nn.qat._layer import QatLayer
-from torchqat.observers import RangeObserver
+from torchqat.observers import RangeObserver, in_recomputation
 
 _OBSERVED = torch.ops.torchqat.qat_linear_int8_observed.default
 
@@ -89,6 +89,19 @@ class Linear(QatLayer, nn.Linear):
                 weight_grad_scale=self.weight_fake_quant.grad_scale(self.weight),
                 backward=self.backward_kind,
             )
+        return self.multiply(input, weight, input_scale, input_zero_point, weight_scale, packed_weight, weight_mask)
+
+    def multiply(
+        self,
+        input: Tensor,
+        weight: Tensor,
+        input_scale: Tensor,
+        input_zero_point: Tensor,
+        weight_scale: Tensor | None,
+        packed_weight: Tensor | None,
+        weight_mask: Tensor | None,
+    ) -> Tensor:
+        """The int8 layer; without a weight_scale the op takes it from the weight."""
         return torch.ops.torchqat.qat_linear_int8(
             input,
             weight,
@@ -132,12 +145,12 @@ class Linear(QatLayer, nn.Linear):
         """
         modules = self._modules
         activation, weight = modules["activation_fake_quant"], modules["weight_fake_quant"]
-        if (
-            not (activation.enabled and weight.enabled and activation.observer_enabled)
-            or weight.reused is not None
-            or torch._C._current_graph_task_id() != -1  # a recomputation (observers.in_recomputation)
-        ):
+        if not (activation.enabled and weight.enabled and activation.observer_enabled) or weight.reused is not None:
             return None
+        if in_recomputation():
+            # The same ops as the first time, less the statistics: selective checkpointing compares them.
+            scale, zero_point = activation.qparams_again()
+            return self.multiply(input, self.weight, scale, zero_point, None, None, None)
         observer = activation._modules["observer"]
         state, parameters = observer._buffers, self._parameters
         # A parametrised weight is not among the parameters.

@@ -1,6 +1,7 @@
 # Every source file of the library, by hand: one line each, sorted, so that a missing file is an error.
 set(TORCHQAT_KERNEL_SOURCES
   csrc/cpu/isa.cpp
+  csrc/cpu/pages.cpp
   csrc/cpu/kernels/affine_avx2.cpp
   csrc/cpu/kernels/affine_avx512.cpp
   csrc/cpu/kernels/affine_scalar.cpp

@@ -5,6 +5,7 @@
 #include "cpu/isa.h"
 #include "cpu/kernels/affine.h"
 #include "cpu/kernels/range.h"
+#include "cpu/pages.h"
 
 namespace torchqat::cpu {
 
@@ -38,6 +39,13 @@ constexpr int64_t stream_bytes = int64_t{8} << 20;
 
 inline bool streams(const at::Tensor& out) {
   return out.nbytes() >= static_cast<size_t>(stream_bytes) && reinterpret_cast<uintptr_t>(out.const_data_ptr()) % 64 == 0;
+}
+
+// An output like x, in its memory order; large ones are wanted on huge pages.
+inline at::Tensor output_like(const at::Tensor& x) {
+  at::Tensor y = at::empty_like(x);
+  prefer_huge_pages(y.mutable_data_ptr(), y.nbytes());
+  return y;
 }
 
 // Elements handed to a thread at once.

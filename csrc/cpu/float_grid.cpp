@@ -78,7 +78,7 @@ at::Tensor run(const at::Tensor& input, const std::optional<at::Tensor>& scale, 
   if (scale.has_value()) given = qparams_view("fake_quantize_float", *scale, std::nullopt, compute_type(input), 0, 1).scale;
   const bool blocks = scheme.scales != FloatScheme::Scales::given;
   const at::Tensor x = blocks ? input.contiguous() : dense(input);
-  at::Tensor y = at::empty_like(x);
+  at::Tensor y = output_like(x);
   uint8_t* bits = nullptr;
   if (mask != nullptr) {
     *mask = at::empty({(x.numel() + 7) / 8}, x.options().dtype(at::kByte));

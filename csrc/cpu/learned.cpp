@@ -15,39 +15,46 @@ namespace {
 const LearnedKernels& learned_kernels() { return *select(&learned_scalar, &learned_avx2, &learned_avx512); }
 
 // The values that the forward uses: scale clamped from below, zero point on the grid.
-template <typename S>
-QParamsView used_qparams(const char* op, const at::Tensor& scale, const std::optional<at::Tensor>& zero_point, int64_t quant_min,
-                         int64_t quant_max) {
-  const auto compute = c10::CppTypeToScalarType<S>::value;
-  QParamsView view;
-  view.scale = at::empty({scale.numel()}, scale.options().dtype(compute));
-  const at::Tensor given = scale.to(compute).contiguous();
-  const S* from = given.const_data_ptr<S>();
-  S* to = view.scale.mutable_data_ptr<S>();
-  for (int64_t i = 0; i < given.numel(); ++i) {
-    TORCH_CHECK_VALUE(std::isfinite(from[i]), op, ": scale must be finite, got ", from[i], " at entry ", i);
-    to[i] = numerics::learned_scale(from[i]);
+class UsedQParams {
+ public:
+  UsedQParams(const char* op, const at::Tensor& x, const at::Tensor& scale, const std::optional<at::Tensor>& zero_point,
+              int64_t quant_min, int64_t quant_max) {
+    compute_type(x) == at::kDouble ? take_scale<double>(op, scale) : take_scale<float>(op, scale);
+    if (zero_point.has_value()) take_zero_point(op, *zero_point, quant_min, quant_max);
   }
-  view.scale_data = to;
-  if (!zero_point.has_value()) return view;
-  const at::Tensor points = zero_point->to(at::kDouble).contiguous();
-  view.zero_point = at::empty({points.numel()}, points.options().dtype(at::kInt));
-  const double* z = points.const_data_ptr<double>();
-  int32_t* to_z = view.zero_point.mutable_data_ptr<int32_t>();
-  for (int64_t i = 0; i < points.numel(); ++i) {
-    TORCH_CHECK_VALUE(std::isfinite(z[i]), op, ": zero_point must be finite, got ", z[i], " at entry ", i);
-    to_z[i] = static_cast<int32_t>(
-        numerics::learned_zero_point(z[i], static_cast<double>(quant_min), static_cast<double>(quant_max)));
-  }
-  view.zero_point_data = to_z;
-  return view;
-}
+  UsedQParams(const UsedQParams&) = delete;
+  const void* scale() const { return scale_.data(); }
+  const int32_t* zero_point() const { return zero_point_.empty() ? nullptr : zero_point_.data(); }
 
-QParamsView used_qparams(const char* op, const at::Tensor& x, const at::Tensor& scale, const std::optional<at::Tensor>& zero_point,
-                         int64_t quant_min, int64_t quant_max) {
-  return compute_type(x) == at::kDouble ? used_qparams<double>(op, scale, zero_point, quant_min, quant_max)
-                                        : used_qparams<float>(op, scale, zero_point, quant_min, quant_max);
-}
+ private:
+  template <typename S>
+  void take_scale(const char* op, const at::Tensor& scale) {
+    constexpr auto compute = c10::CppTypeToScalarType<S>::value;
+    const at::Tensor given = scale.scalar_type() == compute && scale.is_contiguous() ? scale : scale.to(compute).contiguous();
+    const S* from = given.const_data_ptr<S>();
+    const int64_t n = given.numel();
+    scale_.resize(n);  // room for floats too
+    S* to = reinterpret_cast<S*>(scale_.data());
+    for (int64_t i = 0; i < n; ++i) {
+      TORCH_CHECK_VALUE(std::isfinite(from[i]), op, ": scale must be finite, got ", from[i], " at entry ", i);
+      to[i] = numerics::learned_scale(from[i]);
+    }
+  }
+
+  void take_zero_point(const char* op, const at::Tensor& zero_point, int64_t quant_min, int64_t quant_max) {
+    const double low = static_cast<double>(quant_min), high = static_cast<double>(quant_max);
+    const at::Tensor points = zero_point.to(at::kDouble).contiguous();
+    const double* z = points.const_data_ptr<double>();
+    zero_point_.resize(points.numel());
+    for (int64_t i = 0; i < points.numel(); ++i) {
+      TORCH_CHECK_VALUE(std::isfinite(z[i]), op, ": zero_point must be finite, got ", z[i], " at entry ", i);
+      zero_point_[i] = static_cast<int32_t>(numerics::learned_zero_point(z[i], low, high));
+    }
+  }
+
+  c10::SmallVector<double, 16> scale_;
+  c10::SmallVector<int32_t, 16> zero_point_;
+};
 
 at::Tensor run_forward(const char* op, const at::Tensor& input, const at::Tensor& scale,
                        const std::optional<at::Tensor>& zero_point, at::IntArrayRef block_size, int64_t quant_min,
@@ -55,10 +62,10 @@ at::Tensor run_forward(const char* op, const at::Tensor& input, const at::Tensor
   check_fake_quantize_learned(op, input, scale, zero_point, c10::fromIntArrayRefSlow(block_size), quant_min, quant_max,
                               grad_scale);
   const at::Tensor x = dense(input);
-  at::Tensor y = at::empty_like(x);
-  const auto q = used_qparams(op, x, scale, zero_point, quant_min, quant_max);
+  at::Tensor y = output_like(x);
+  const UsedQParams q(op, x, scale, zero_point, quant_min, quant_max);
   const Blocks blocks = blocks_of(x, block_size);
-  const AffineArgs args{&blocks, x.const_data_ptr(), y.mutable_data_ptr(), nullptr, q.scale_data, q.zero_point_data,
+  const AffineArgs args{&blocks, x.const_data_ptr(), y.mutable_data_ptr(), nullptr, q.scale(), q.zero_point(),
                         static_cast<int32_t>(quant_min), static_cast<int32_t>(quant_max), streams(y)};
   const auto kernel = affine_kernels().fake_quantize[static_cast<int>(float_type(x.scalar_type()))];
   parallel_elements(blocks.numel, [&](int64_t begin, int64_t end) { kernel(args, begin, end); });
@@ -93,7 +100,7 @@ void sum_blocks(LearnedArgs args, void (*kernel)(const LearnedArgs&, int64_t, in
   const int64_t tiles = (blocks.numel + tile - 1) / tile;
   const int64_t pieces = std::clamp<int64_t>(std::min<int64_t>(64, (int64_t{1} << 22) / blocks.scales), 1, tiles);
   const int64_t piece = (tiles + pieces - 1) / pieces * tile;
-  std::vector<double> sums(2 * pieces * blocks.scales);
+  c10::SmallVector<double, 128> sums(2 * pieces * blocks.scales, 0.0);
   at::parallel_for(0, pieces, std::max<int64_t>(1, grain / piece), [&](int64_t first, int64_t last) {
     for (int64_t p = first; p < last; ++p) {
       LearnedArgs own = args;
@@ -117,26 +124,32 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> run_backward(void (*const kernels
                                                             at::IntArrayRef block_size, int64_t quant_min, int64_t quant_max,
                                                             double grad_scale) {
   const at::Tensor x = dense(input);
-  at::Tensor dx = at::empty_like(x);
+  at::Tensor dx = output_like(x);
   const at::Tensor dy = grad.strides() == x.strides() ? grad : at::empty_like(x).copy_(grad);
-  const auto q = used_qparams("fake_quantize_learned", x, scale, zero_point, quant_min, quant_max);
+  const UsedQParams q("fake_quantize_learned", x, scale, zero_point, quant_min, quant_max);
   const bool with_zero_point = learns_zero_point(zero_point);
-  const auto wide = at::TensorOptions().dtype(at::kDouble);
-  const at::Tensor ds = at::zeros(scale.sizes(), wide), dz = at::zeros(with_zero_point ? zero_point->sizes() : at::IntArrayRef{0}, wide);
+  const int64_t entries = scale.numel();
+  c10::SmallVector<double, 32> sums(entries * (with_zero_point ? 2 : 1), 0.0);
+  double* dz = with_zero_point ? sums.data() + entries : nullptr;
   const Blocks blocks = blocks_of(x, block_size);
   if (blocks.numel > 0) {
-    const LearnedArgs args{&blocks, x.const_data_ptr(), dy.const_data_ptr(), dx.mutable_data_ptr(), q.scale_data,
-                           q.zero_point_data, static_cast<int32_t>(quant_min), static_cast<int32_t>(quant_max), nullptr, nullptr,
+    const LearnedArgs args{&blocks, x.const_data_ptr(), dy.const_data_ptr(), dx.mutable_data_ptr(), q.scale(),
+                           q.zero_point(), static_cast<int32_t>(quant_min), static_cast<int32_t>(quant_max), nullptr, nullptr,
                            streams(dx)};
-    sum_blocks(args, kernels[static_cast<int>(float_type(x.scalar_type()))], ds.mutable_data_ptr<double>(),
-               with_zero_point ? dz.mutable_data_ptr<double>() : nullptr);
+    sum_blocks(args, kernels[static_cast<int>(float_type(x.scalar_type()))], sums.data(), dz);
   }
-  const auto finish = [&](const at::Tensor& sum, at::ScalarType type) {
-    double* s = sum.mutable_data_ptr<double>();
-    for (int64_t i = 0; i < sum.numel(); ++i) s[i] *= grad_scale;
-    return sum.to(type);
+  const auto finish = [&](const double* sum, const at::Tensor& like) {
+    at::Tensor result = at::empty(like.sizes(), like.options().dtype(like.scalar_type() == at::kFloat ? at::kFloat : at::kDouble));
+    if (result.scalar_type() == at::kFloat) {
+      float* to = result.mutable_data_ptr<float>();
+      for (int64_t i = 0; i < entries; ++i) to[i] = static_cast<float>(sum[i] * grad_scale);
+    } else {
+      double* to = result.mutable_data_ptr<double>();
+      for (int64_t i = 0; i < entries; ++i) to[i] = sum[i] * grad_scale;
+    }
+    return result.scalar_type() == like.scalar_type() ? result : result.to(like.scalar_type());
   };
-  return {dx, finish(ds, scale.scalar_type()), finish(dz, with_zero_point ? zero_point->scalar_type() : scale.scalar_type())};
+  return {dx, finish(sums.data(), scale), with_zero_point ? finish(dz, *zero_point) : at::empty({0}, scale.options())};
 }
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> backward(const at::Tensor& grad, const at::Tensor& input, const at::Tensor& scale,

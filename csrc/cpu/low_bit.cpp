@@ -53,7 +53,7 @@ at::Tensor fake_quantize_binary(const at::Tensor& input, const at::Tensor& scale
   check_fake_quantize_binary(input, scale, c10::fromIntArrayRefSlow(block_size));
   const auto q = qparams_view("fake_quantize_binary", scale, std::nullopt, compute_type(input), 0, 1);
   const at::Tensor x = dense(input);
-  at::Tensor y = at::empty_like(x);
+  at::Tensor y = output_like(x);
   const Blocks blocks = blocks_of(x, block_size);
   AffineArgs args{};
   args.blocks = &blocks;

@@ -58,7 +58,7 @@ ObservedWithMask observe(const at::Tensor& input, const at::Tensor& scale, const
       input, scale, zero_point, c10::fromIntArrayRefSlow(block_size), quant_min, quant_max));
   const at::Tensor x = dense(input);
   const auto compute = compute_type(x);
-  at::Tensor y = at::empty_like(x), mask;
+  at::Tensor y = output_like(x), mask;
   if (with_mask) mask = at::empty({(x.numel() + 7) / 8}, x.options().dtype(at::kByte));
   at::Tensor lo = at::empty(shape, x.options().dtype(compute)), hi = at::empty(shape, lo.options());
   at::Tensor nonfinite = at::zeros({}, x.options().dtype(at::kLong));

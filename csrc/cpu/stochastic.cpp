@@ -16,7 +16,7 @@ std::tuple<at::Tensor, at::Tensor> run(const at::Tensor& input, const at::Tensor
   const char* op = "fake_quantize_stochastic";
   check_fake_quantize(op, input, scale, zero_point, c10::fromIntArrayRefSlow(block_size), quant_min, quant_max);
   const at::Tensor x = dense(input);
-  at::Tensor y = at::empty_like(x), mask;
+  at::Tensor y = output_like(x), mask;
   if (with_mask) mask = at::empty({(x.numel() + 7) / 8}, x.options().dtype(at::kByte));
   const auto q = qparams_view(op, scale, zero_point, compute_type(x), quant_min, quant_max);
   const Blocks blocks = blocks_of(x, block_size);

@@ -18,7 +18,7 @@ from torchqat.demo.data import load_digits, random_shift  # noqa: E402
 from torchqat.demo.experiment import differing_outputs  # noqa: E402
 from torchqat.demo.model import DigitNet  # noqa: E402
 
-SCHEMES = ("int8", "int4", "int2", "int2-lsq")
+SCHEMES = ("int8", "int4", "int3-lsq", "int2", "int2-lsq")
 
 
 @pytest.fixture(scope="module")

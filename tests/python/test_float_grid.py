@@ -2,33 +2,16 @@
 
 import warnings
 
-import ml_dtypes
 import numpy as np
 import pytest
 import torch
+from float_grid_reference import ELEMENTS, MX, ROUNDINGS, cast, reference_blocks, same, work_array
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from torchqat import _C
 
 op = torch.ops.torchqat.fake_quantize_float
-
-# name -> (ml_dtypes type, largest finite value, emax, mantissa bits)
-ELEMENTS = {
-    "e4m3fn": (ml_dtypes.float8_e4m3fn, 448.0, 8, 3),
-    "e5m2": (ml_dtypes.float8_e5m2, 57344.0, 15, 2),
-    "e3m2": (ml_dtypes.float6_e3m2fn, 28.0, 4, 2),
-    "e2m3": (ml_dtypes.float6_e2m3fn, 7.5, 2, 3),
-    "e2m1": (ml_dtypes.float4_e2m1fn, 6.0, 2, 1),
-}
-MX = {
-    "mxfp8_e4m3": "e4m3fn",
-    "mxfp8_e5m2": "e5m2",
-    "mxfp6_e3m2": "e3m2",
-    "mxfp6_e2m3": "e2m3",
-    "mxfp4": "e2m1",
-}
-ROUNDINGS = ["floor", "rceil", "ceil", "even"]
 
 
 @pytest.fixture(params=_C.supported_isas())
@@ -37,80 +20,6 @@ def isa(request):
     torch.ops.torchqat._set_cpu_isa(request.param)
     yield request.param
     torch.ops.torchqat._set_cpu_isa(before)
-
-
-def cast(values: np.ndarray, element: str) -> np.ndarray:
-    """The ml_dtypes cast, saturating; NaN stays NaN (formats without NaN included)."""
-    kind, largest, _, _ = ELEMENTS[element]
-    with np.errstate(all="ignore"):
-        rounded = np.clip(np.nan_to_num(values, nan=0.0, posinf=largest, neginf=-largest), -largest, largest)
-        rounded = np.copysign(rounded, values).astype(kind).astype(values.dtype)
-    return np.where(np.isnan(values), values, rounded)
-
-
-def mx_scale(block: np.ndarray, element: str, rounding: str):
-    """Shared scale of one block in its own dtype."""
-    _, largest, emax, mantissa = ELEMENTS[element]
-    work = block.dtype.type
-    if block.size == 0 or not np.isfinite(block).all():
-        return work(np.nan)
-    amax = np.abs(block).max()
-    if amax == 0:
-        return work(2.0**-127)
-    if rounding == "rceil":
-        ratio = amax / work(largest)
-        if ratio == 0:
-            return work(2.0**-127)
-        fraction, exponent = np.frexp(ratio)
-        exponent -= fraction == 0.5
-    else:
-        fraction, exponent = np.frexp(amax)
-        fraction, exponent = fraction * 2, exponent - 1  # fraction in [1, 2)
-        exponent += rounding == "ceil" and fraction > 1
-        exponent += rounding == "even" and fraction + 2.0 ** (-mantissa - 1) >= 2
-        exponent -= emax
-    return work(2.0 ** float(np.clip(exponent, -127, 127)))
-
-
-def work_array(x: torch.Tensor) -> np.ndarray:
-    return x.detach().to(torch.float64 if x.dtype == torch.float64 else torch.float32).contiguous().numpy()
-
-
-def reference_blocks(x: torch.Tensor, format: str, block: int, rounding="floor", tensor_scale=None):
-    """-> y in x's dtype and the straight-through mask."""
-    values = work_array(x)
-    rows = values.reshape(-1, values.shape[-1] if values.ndim else 1)
-    work = values.dtype.type
-    element = MX.get(format, "e2m1")
-    scales = np.empty_like(rows)
-    if format == "nvfp4" and tensor_scale is None:
-        finite = np.abs(rows[np.isfinite(rows)])
-        tensor_scale = max(np.finfo(work).tiny, (finite.max() if finite.size else work(0)) / work(448 * 6))
-    for row, out in zip(rows, scales):
-        for begin in range(0, len(row), block):
-            part = row[begin : begin + block]
-            if format == "nvfp4":
-                finite = np.abs(part[np.isfinite(part)])
-                amax = finite.max() if finite.size else work(0)
-                wanted = np.clip(amax / work(6) / work(tensor_scale), work(2.0**-6), work(448))
-                out[begin : begin + block] = cast(np.array([wanted]), "e4m3fn") * work(tensor_scale)
-            else:
-                out[begin : begin + block] = mx_scale(part, element, rounding)
-    with np.errstate(all="ignore"):
-        u = rows / scales
-        y = cast(u, element) * scales
-        inside = np.abs(u) <= ELEMENTS[element][1]
-    shape = x.shape
-    return torch.from_numpy(y).reshape(shape).to(x.dtype), torch.from_numpy(inside).reshape(shape)
-
-
-def same(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Equal bits, signs of zero included; any NaN equals any NaN."""
-    a, b = a.detach(), b.detach()
-    assert a.shape == b.shape and a.dtype == b.dtype
-    both_nan = a.isnan() & b.isnan()
-    return bool((both_nan | ((a == b) & (a.signbit() == b.signbit()))).all())
-
 
 def all_bf16() -> torch.Tensor:
     return torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(torch.bfloat16)
@@ -334,101 +243,3 @@ def test_empty_scalar_and_single(format):
         assert leaf.grad.shape == shape
     for x in (torch.tensor(1.5), torch.tensor([1.5]), torch.tensor([[1.5]])):
         assert torch.equal(op(x, None, [], format), x)
-
-
-def samples():
-    x = torch.randn(4, 40)
-    return [
-        (x, torch.tensor(0.5), [], "e4m3fn"),
-        (x.bfloat16(), torch.rand(4, 2) + 0.1, [1, 32], "e2m1"),
-        (x.double(), None, [], "e5m2"),
-        (x, None, [1, 32], "mxfp8_e4m3"),
-        (x, None, [], "mxfp4", "even"),
-        (x, torch.tensor(0.01), [], "nvfp4"),
-        (x.t(), None, [], "nvfp4"),
-    ]
-
-
-@pytest.mark.parametrize("index", range(7))
-def test_opcheck(index):
-    arguments = list(samples()[index])
-    torch.library.opcheck(op.default, tuple(arguments))
-    arguments[0] = arguments[0].detach().requires_grad_()
-    torch.library.opcheck(op.default, tuple(arguments))
-    forward = arguments if len(arguments) == 5 else [*arguments, "floor"]
-    torch.library.opcheck(
-        torch.ops.torchqat._fake_quantize_float_forward.default, (arguments[0].detach(), *forward[1:]),
-        test_utils=["test_schema", "test_faketensor"],
-    )  # fmt: skip
-
-
-@pytest.mark.parametrize("format", ["e4m3fn", "mxfp8_e5m2", "nvfp4"])
-def test_compile_forward_and_backward_with_dynamic_shapes(format):
-    def step(x):
-        return (op(x * 2, None, [], format) * x).sum()
-
-    torch._dynamo.reset()
-    compiled = torch.compile(step, fullgraph=True, dynamic=True, backend="aot_eager")
-    for shape in [(4, 40), (6, 72)]:
-        x = torch.randn(shape)
-        a, b = x.clone().requires_grad_(), x.clone().requires_grad_()
-        eager, traced = step(a), compiled(b)
-        assert torch.equal(eager, traced)
-        eager.backward()
-        traced.backward()
-        assert torch.equal(a.grad, b.grad)
-
-
-def test_script_export_autocast_and_double_backward():
-    @torch.jit.script
-    def scripted(x: torch.Tensor):
-        return torch.ops.torchqat.fake_quantize_float(x, None, [1, 32], "mxfp6_e2m3", scale_rounding="rceil")
-
-    x = torch.randn(3, 64)
-    assert torch.equal(scripted(x), op(x, None, [1, 32], "mxfp6_e2m3", "rceil"))
-
-    class Module(torch.nn.Module):
-        def forward(self, x):
-            return op(x, None, [], "nvfp4")
-
-    program = torch.export.export(Module(), (x,))
-    assert torch.equal(program.module()(x), op(x, None, [], "nvfp4"))
-    with torch.autocast("cpu", torch.bfloat16):
-        assert op(x, None, [], "e2m1").dtype == torch.float32
-    leaf = x.clone().requires_grad_()
-    (grad,) = torch.autograd.grad(op(leaf, None, [], "mxfp4").sum(), leaf, create_graph=True)
-    if grad.requires_grad:
-        with pytest.raises(RuntimeError, match="derivative|not implemented"):
-            grad.sum().backward()
-
-
-def test_saves_one_bit_per_element():
-    from torchqat.bench.harness import saved_bytes
-
-    x = torch.randn(64, 64, requires_grad=True)
-    for format in ("e4m3fn", "mxfp4", "nvfp4"):
-        assert saved_bytes(lambda: op(x, None, [], format)) == x.numel() // 8
-
-
-@pytest.mark.parametrize(
-    "arguments, error, message",
-    [
-        ((torch.ones(4), None, [], "e3m4"), ValueError, "format must be one of e4m3fn .* nvfp4, got 'e3m4'"),
-        ((torch.ones(4), None, [], "mxfp4", "up"), ValueError, "scale_rounding must be floor, rceil, ceil or even, got 'up'"),
-        ((torch.ones(4), torch.ones(1), [], "mxfp4"), ValueError, r"scale must be absent for mxfp4.*shape \[1\]"),
-        ((torch.ones(4, dtype=torch.int32), None, [], "e2m1"), TypeError, "input must be float32.*got int32"),
-        ((torch.ones(4, 32), None, [2, 32], "mxfp4"), ValueError, r"must be 1 in every dimension but the last.*\[2, 32\]"),
-        ((torch.ones(4, 32), None, [32], "mxfp4"), ValueError, "one entry per input dimension"),
-        ((torch.ones(4, 32), None, [1, 0], "mxfp4"), ValueError, "entries must be positive"),
-        ((torch.ones(4, 32), None, [1, 32], "nvfp4"), ValueError, r"nvfp4 must end in 16, got \[1, 32\]"),
-        ((torch.ones(4, 32), torch.ones(4), [], "nvfp4"), ValueError, r"nvfp4 must have one element.*\[4\]"),
-        ((torch.ones(4, 32), torch.ones(3), [1, -1], "e2m1"), ValueError, r"scale must have shape \[4, 1\].*got \[3\]"),
-        ((torch.ones(4), torch.tensor(0.0), [], "e2m1"), ValueError, "scale must be finite and > 0, got 0"),
-        ((torch.ones(4), torch.tensor(float("nan")), [], "nvfp4"), ValueError, "scale must be finite and > 0, got nan"),
-        ((torch.ones(4), torch.ones(1, dtype=torch.int8), [], "e2m1"), TypeError, "scale must be float32"),
-        ((torch.ones(4), torch.ones(1, device="meta"), [], "e2m1"), ValueError, "scale must be on the input's device"),
-    ],
-)
-def test_errors_name_the_argument(arguments, error, message):
-    with pytest.raises(error, match="fake_quantize_float: .*" + message):
-        op(*arguments)

@@ -6,6 +6,8 @@
 
 #include "cpu/kernels/affine.h"
 #include "cpu/kernels/runs.h"
+#include "cpu/kernels/shared_scale_generic.h"
+#include "cpu/vec/keep16.h"
 #include "cpu/vec/vec.h"
 #include "numerics/affine.h"
 
@@ -115,6 +117,30 @@ TORCHQAT_INLINE void run_chunks(const typename Op::In* in, typename Op::Out* out
   if constexpr (masked) put_mask(mask + i / 8, bits & ((1u << left) - 1u), left);
 }
 
+template <typename Op>
+constexpr bool is_fake_quantize = false;
+template <typename T>
+constexpr bool is_fake_quantize<FakeQuantize<T>> = true;
+
+// One scale for all n elements.
+template <typename Op, typename V, bool masked, bool stream, typename G>
+TORCHQAT_INLINE void run_same(const typename Op::In* in, typename Op::Out* out, uint8_t* mask, int64_t n, typename V::Scalar scale,
+                              typename V::Scalar zero_point, const typename Op::Args& a, const G& grid) {
+  const Same<V> p{V(scale), V(zero_point)};
+  int64_t done = 0;
+  if constexpr (is_fake_quantize<Op> && shares_scale<V>) {
+    const numerics::SharedScale shared(scale, zero_point, static_cast<float>(a.quant_min), static_cast<float>(a.quant_max));
+    if (n >= shared_step && shared.fits) {
+      done = n - n % shared_step;
+      run_shared<masked, stream>(
+          in, out, mask, done, shared, OneScale{V(shared.scale), V(shared.reciprocal)},
+          [&](int64_t at) { run_chunks<Op, V, masked, stream>(in + at, out + at, masked ? mask + at / 8 : nullptr, shared_step, p, grid); },
+          Unseen{});
+    }
+  }
+  if (done < n) run_chunks<Op, V, masked, stream>(in + done, out + done, masked ? mask + done / 8 : nullptr, n - done, p, grid);
+}
+
 template <typename Op, typename V, bool masked, bool stream>
 void affine_range(const typename Op::Args& a, int64_t begin, int64_t end) {
   using S = typename V::Scalar;
@@ -124,8 +150,8 @@ void affine_range(const typename Op::Args& a, int64_t begin, int64_t end) {
   const auto grid = Op::template grid<V>(a);
   const auto zero_point = [&](int64_t index) -> S { return a.zero_point ? static_cast<S>(a.zero_point[index]) : S(0); };
   const auto same = [&](int64_t at, int64_t n, int64_t index) {
-    const Same<V> p{V(scale[index]), V(zero_point(index))};
-    run_chunks<Op, V, masked, stream>(in + at, out + at, masked ? a.mask + at / 8 : nullptr, n, p, grid);
+    run_same<Op, V, masked, stream>(in + at, out + at, masked ? a.mask + at / 8 : nullptr, n, scale[index], zero_point(index), a,
+                                    grid);
   };
   if (a.blocks->aligned) {
     for_runs(*a.blocks, begin, end, same);
@@ -170,12 +196,26 @@ void affine(const typename Op::Args& a, int64_t begin, int64_t end) {
   }
 }
 
+template <bool stream>
+TORCHQAT_INLINE int64_t keep_halves(const AffineArgs& a, int64_t begin, int64_t end) {
+  const auto* in = static_cast<const uint16_t*>(a.in);
+  auto* out = static_cast<uint16_t*>(a.out);
+  int64_t i = begin;
+  for (; i + 32 <= end; i += 32) {
+    uint32_t bits;
+    std::memcpy(&bits, a.mask + i / 8, sizeof(bits));
+    keep16<stream>(in + i, out + i, bits);
+  }
+  return i;
+}
+
 template <typename T, typename V>
 void apply_mask(const AffineArgs& a, int64_t begin, int64_t end) {
   const T* in = static_cast<const T*>(a.in);
   T* out = static_cast<T*>(a.out);
   const V zero(typename V::Scalar(0));
   int64_t i = begin;
+  if constexpr (sizeof(T) == 2) i = a.stream ? keep_halves<true>(a, begin, end) : keep_halves<false>(a, begin, end);
   for (; i + chunk <= end; i += chunk) {
     const uint32_t bits = a.mask[i / 8] | static_cast<uint32_t>(a.mask[i / 8 + 1]) << 8;
 #pragma GCC unroll 16

@@ -60,6 +60,8 @@ int64_t dynamic_blocks(const DynamicArgs& a, int64_t begin, int64_t end) {
   T* out = static_cast<T*>(a.out);
   const S quant_min = static_cast<S>(a.quant_min), quant_max = static_cast<S>(a.quant_max);
   const Grid<V> grid{V(quant_min), V(quant_max)};
+  // The grid of symmetric blocks, whose zero points are 0; each has a scale of its own.
+  [[maybe_unused]] const numerics::SharedScale shared(1.0f, 0.0f, static_cast<float>(a.quant_min), static_cast<float>(a.quant_max));
   const int64_t width = fixed ? fixed : a.width, many = width >= 4096 ? 1 : 4096 / width, step = many < group ? many : group;
   S lo[group], hi[group];  // then scale and zero point
   int64_t bad = 0;
@@ -76,11 +78,40 @@ int64_t dynamic_blocks(const DynamicArgs& a, int64_t begin, int64_t end) {
       q.scale.store(lo + b);
       q.zero_point.store(hi + b);
     }
-    for (int64_t b = 0; b < count; ++b) {
+    const auto exact = [&](int64_t b) {
       const int64_t at = (first + b) * width;
       const Same<V> p{V(lo[b]), V(hi[b])};
       run_chunks<FakeQuantize<T>, V, masked, stream>(in + at, out + at, masked ? a.mask + at / 8 : nullptr, length(at), p, grid);
+    };
+    int64_t done = 0;
+    if constexpr (shares_scale<V> && symmetric && fixed > 0 && fixed < shared_step) {
+      constexpr int blocks = shared_step / fixed;
+      S reciprocal[group];
+      bool fits = shared.fits;
+      for (int64_t b = 0; b < count; b += V::size) {
+        const V r = V(S(1)) / V::load(lo + b);
+        r.store(reciprocal + b);
+        fits = fits && numerics::mask_bits(in_range(r, V(shared.smallest), V(shared.largest))) == (1u << V::size) - 1u;
+      }
+      if (fits && count >= blocks) {
+        done = count - count % blocks;
+        const int64_t at = first * width;
+        run_shared<masked, stream>(
+            in + at, out + at, masked ? a.mask + at / 8 : nullptr, done * width, shared, ScalePerBlock<fixed>{lo, reciprocal},
+            [&](int64_t i) {
+              for (int64_t b = i / fixed; b < i / fixed + blocks; ++b) exact(b);
+            },
+            Unseen{});
+      }
+    } else if constexpr (shares_scale<V>) {
+      for (; done < count; ++done) {
+        const int64_t at = (first + done) * width;
+        const AffineArgs affine{nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, a.quant_min, a.quant_max, stream};
+        run_same<FakeQuantize<T>, V, masked, stream>(in + at, out + at, masked ? a.mask + at / 8 : nullptr, length(at), lo[done],
+                                                     hi[done], affine, grid);
+      }
     }
+    for (; done < count; ++done) exact(done);
   }
   return bad;
 }

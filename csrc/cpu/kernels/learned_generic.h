@@ -36,7 +36,8 @@ TORCHQAT_INLINE const T* padded(const T* p, int64_t n, T* room) {
 }
 
 // At most `tile` elements with one scale. A last chunk is padded with zeros, which add nothing (dy = 0).
-template <typename Rule, typename V, typename T, bool stream>
+// shifts: whether the sum for the zero point is wanted.
+template <typename Rule, bool shifts, typename V, typename T, bool stream>
 TORCHQAT_INLINE void same_scale(const T* x, const T* dy, T* dx, int64_t n, V s, V z, V low, V high, double& ds, double& clipped) {
   Lanes<V> sum_ds, sum_clipped;
   for (int64_t i = 0; i < n; i += lanes) {
@@ -54,15 +55,15 @@ TORCHQAT_INLINE void same_scale(const T* x, const T* dy, T* dx, int64_t n, V s, 
         t.dx.store(pdx + j);
       }
       sum_ds.part[j / V::size] = sum_ds.part[j / V::size] + t.ds;
-      sum_clipped.part[j / V::size] = sum_clipped.part[j / V::size] + t.clipped;
+      if constexpr (shifts) sum_clipped.part[j / V::size] = sum_clipped.part[j / V::size] + t.clipped;
     }
     if (left < lanes) std::memcpy(dx + i, room_dx, static_cast<size_t>(left) * sizeof(T));
   }
   ds += sum_ds.sum();
-  clipped += sum_clipped.sum();
+  if constexpr (shifts) clipped += sum_clipped.sum();
 }
 
-template <typename Rule, typename T, typename V, bool stream>
+template <typename Rule, typename T, typename V, bool shifts, bool stream>
 void learned_range(const LearnedArgs& a, int64_t begin, int64_t end) {
   using S = typename V::Scalar;
   const T *x = static_cast<const T*>(a.x), *dy = static_cast<const T*>(a.dy);
@@ -81,7 +82,7 @@ void learned_range(const LearnedArgs& a, int64_t begin, int64_t end) {
       for (int64_t next; n > 0; at += next, n -= next) {
         next = tile - at % tile < n ? tile - at % tile : n;
         double ds = 0, clipped = 0;
-        same_scale<Rule, V, T, stream>(x + at, dy + at, dx + at, next, s, z, low, high, ds, clipped);
+        same_scale<Rule, shifts, V, T, stream>(x + at, dy + at, dx + at, next, s, z, low, high, ds, clipped);
         add(index, ds, clipped);
       }
     });
@@ -128,7 +129,11 @@ void learned_range(const LearnedArgs& a, int64_t begin, int64_t end) {
 
 template <typename Rule, typename T, typename V>
 void learned(const LearnedArgs& a, int64_t begin, int64_t end) {
-  a.stream ? learned_range<Rule, T, V, true>(a, begin, end) : learned_range<Rule, T, V, false>(a, begin, end);
+  if (a.dz != nullptr) {
+    a.stream ? learned_range<Rule, T, V, true, true>(a, begin, end) : learned_range<Rule, T, V, true, false>(a, begin, end);
+  } else {
+    a.stream ? learned_range<Rule, T, V, false, true>(a, begin, end) : learned_range<Rule, T, V, false, false>(a, begin, end);
+  }
 }
 
 }  // namespace torchqat::cpu

@@ -19,15 +19,15 @@ from torchqat.demo.model import DigitNet
 from torchqat.demo.schemes import SCHEMES, Scheme
 from torchqat.demo.training import Recipe, predict
 
-# By how many points QAT may miss the float control, mean over the seeds: (8, 4, 2 bits), and 2 bits with learned scales.
+# By how many points QAT may miss the float control, mean over the seeds, for each number of bits; and with learned scales.
 _ALLOWED = {8: 0.5, 4: 0.7, 2: 3.5}
-_ALLOWED_LEARNED = {2: 1.5}
+_ALLOWED_LEARNED = {3: 0.8, 2: 1.5}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the demo command."""
     parser.add_argument("--out", type=Path, default=Path("torchqat-demo"), help="output folder (default: torchqat-demo)")
-    parser.add_argument("--seeds", type=_at_least_one, default=3, help="how many seeds (default: 3)")
+    parser.add_argument("--seeds", type=_at_least_one, default=5, help="how many seeds (default: 5)")
     parser.add_argument("--data", choices=("auto", "mnist", "digits"), default="auto", help="which digits (default: auto)")
     parser.add_argument("--quick", action="store_true", help="a short run to see it work: less data, few epochs, one seed")
     parser.add_argument("--threads", type=_at_least_one, default=1, help="torch threads (default: 1, best for so small a net)")

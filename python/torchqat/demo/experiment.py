@@ -27,7 +27,7 @@ class Plan:
     `judged`: long enough for its accuracies to be held against what is claimed.
     """
 
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     float_recipe: Recipe = Recipe(epochs=6, learning_rate=6e-3)
     qat_recipe: Recipe = Recipe(epochs=5, learning_rate=2e-3)
     frozen_epochs: int = 1

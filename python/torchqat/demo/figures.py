@@ -73,9 +73,9 @@ def _curves(path: Path, runs: Sequence[Run], schemes: Sequence[Scheme], plan: Pl
     start = plan.float_recipe.epochs
     entries = [("float", plots.COLOURS["float"], "-", 0, _of(runs, "float"))]
     entries.append(("float control", plots.COLOURS["control"], "--", start, _of(runs, "control")))
-    styles = {8: "-", 4: "--", 2: ":"}
+    styles = {8: "-", 4: "--", 3: "--", 2: ":"}
     entries += [
-        (f"QAT, {s.title}", colour(s), "-" if s.learned else styles[s.weight_bits], start, _of(runs, "qat", s.key))
+        (f"QAT, {s.title}", colour(s), styles[s.weight_bits] if not s.learned else "-" if s.weight_bits == 2 else "--", start, _of(runs, "qat", s.key))
         for s in schemes
     ]
     curves = [

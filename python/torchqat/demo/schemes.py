@@ -30,6 +30,7 @@ def _narrow_weights(dtype: str, estimator: str = "ste") -> QConfig:
 SCHEMES = (
     Scheme("int8", "int8", 8, QConfig.int8),
     Scheme("int4", "int4 weights", 4, lambda: _narrow_weights("int4")),
+    Scheme("int3-lsq", "3-bit weights LSQ", 3, lambda: _narrow_weights("int3", "lsq"), ptq=False, learned=True),
     Scheme("int2", "2-bit weights", 2, lambda: _narrow_weights("int2")),
     Scheme("int2-lsq", "2-bit weights LSQ", 2, lambda: _narrow_weights("int2", "lsq"), ptq=False, learned=True),
 )

@@ -50,6 +50,24 @@ at::Tensor leading(const at::Tensor& t, int64_t dims) {
   return t.reshape(shape);
 }
 
+// Whether the kernel is one pixel that steps over others: then it sees only some of the input's pixels, and is on those a
+// kernel that does not step. torch's own way of stepping may write beyond its buffers on several threads (2.13, 1x1 weight
+// gradient of oneDNN), so it is not given such a convolution.
+bool steps_over_pixels(const Backward& b) {
+  const auto one = [](int64_t size) { return size == 1; };
+  const auto kernel = b.weight_codes.sizes().slice(2);
+  return std::all_of(kernel.begin(), kernel.end(), one) && !std::all_of(b.stride.begin(), b.stride.end(), one) &&
+         std::all_of(b.padding.begin(), b.padding.end(), [](int64_t pad) { return pad == 0; });
+}
+
+at::Tensor seen_pixels(at::Tensor input, const Backward& b) {
+  for (int64_t d = 2; d < input.dim(); ++d) {
+    const int64_t stride = b.stride[static_cast<size_t>(d - 2)];
+    input = input.slice(d, 0, (b.grad.size(d) - 1) * stride + 1, stride);
+  }
+  return input;
+}
+
 // Code differences are exact in bfloat16 too; the weight scale goes into the gradient, which alone is rounded. The results
 // stay in float32: torch's bfloat16 convolution would round them a second time.
 Gradients float_backward(const Backward& b, bool bfloat16) {
@@ -63,11 +81,17 @@ Gradients float_backward(const Backward& b, bool bfloat16) {
   const bool per_sample = b.input_scale.numel() > 1;
   if (per_sample && b.want_weight) centred.mul_(leading(b.input_scale, dims));
   const std::vector<int64_t> output_padding(static_cast<size_t>(dims - 2), 0);
+  const bool steps = steps_over_pixels(b);
+  if (steps) centred = seen_pixels(centred, b).contiguous(format);
+  const std::vector<int64_t> ones(static_cast<size_t>(dims - 2), 1);
   auto [dx, dw, db] =
-      at::convolution_backward(scaled, centred, b.weight_codes.to(at::kFloat).contiguous(format), std::nullopt, b.stride,
-                               b.padding, b.dilation, false, output_padding, b.groups, {b.want_input, b.want_weight, false});
+      at::convolution_backward(scaled, centred, b.weight_codes.to(at::kFloat).contiguous(format), std::nullopt,
+                               steps ? at::IntArrayRef(ones) : at::IntArrayRef(b.stride), b.padding, b.dilation, false, output_padding, b.groups, {b.want_input, b.want_weight, false});
   Gradients g;
-  if (b.want_input) g.input = dx.contiguous(format);
+  if (b.want_input) {
+    g.input = steps ? at::zeros(b.codes.sizes(), dx.options().memory_format(format)) : dx.contiguous(format);
+    if (steps) seen_pixels(g.input, b).copy_(dx);
+  }
   if (b.want_weight) {
     g.weight = dw.contiguous().div_(leading(b.weight_scale, dims));
     if (!per_sample) g.weight.mul_(b.input_scale.reshape({}));

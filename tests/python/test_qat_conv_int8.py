@@ -118,6 +118,7 @@ CASES = {
     "dilation": dict(dilation=2, padding=2, size=(11, 12)),
     "1x1": dict(kernel=(1, 1), padding=0, c=17, o=40),
     "stride without cover": dict(kernel=(1, 1), padding=0, stride=2),
+    "stride without cover, per channel": dict(n=3, c=8, o=4, size=(14, 12), kernel=(1, 1), padding=0, stride=2),
     "groups": dict(groups=4),
     "depthwise": dict(c=20, o=20, groups=20),
     "depthwise channels last": dict(c=32, o=32, groups=32, channels_last=True),

@@ -8,7 +8,6 @@
 #include "cpu/isa.h"
 #include "cpu/kernels/conv_grad.h"
 #include "cpu/kernels/depthwise_grad.h"
-#include "cpu/vec/transpose.h"
 #include "numerics/limbs.h"
 
 namespace torchqat {
@@ -146,11 +145,9 @@ class IntegerBackward {
     if (b_.want_input) {
       g.input = at::empty(b_.codes.sizes(), b_.grad.options(), format);
       if (input_grad_.gaps) g.input.zero_();
-      const at::Tensor rotated = at::empty_like(b_.weight_codes);
       for (const InputGradClass& c : input_grad_.classes) {
-        class_weight(forward_.weight, c, b_.weight_codes.const_data_ptr<int8_t>(), rotated.mutable_data_ptr<int8_t>());
         packed_.push_back(at::empty({c.plan.weight.packed_bytes()}, b_.codes.options(), at::MemoryFormat::Contiguous));
-        pack_weight(c.plan.weight, rotated.const_data_ptr<int8_t>(), packed_.back().mutable_data_ptr<uint8_t>());
+        pack_class(forward_.weight, c, b_.weight_codes.const_data_ptr<int8_t>(), packed_.back().mutable_data_ptr<uint8_t>());
       }
     }
     at::Tensor sums;
@@ -272,23 +269,13 @@ class IntegerBackward {
     });
   }
 
-  // [taps][groups][panels][in][64] -> [out, in, *kernel], with the weight scale taken out again.
   at::Tensor collect(const at::Tensor& sums) const {
-    const WeightLayout& w = forward_.weight;
     const at::Tensor grad_weight = at::empty(b_.weight_codes.sizes(), b_.grad.options());
-    const int64_t panels = weight_plan_.panels, per_tap = w.groups * panels * w.group_in * kPanel, filter = w.group_in * w.taps();
-    const float* from = sums.const_data_ptr<float>();
-    float* to = grad_weight.mutable_data_ptr<float>();
-    shared(w.groups * panels, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t unit = begin; unit < end; ++unit) {
-        const int64_t column = unit % panels * kPanel, first = unit / panels * w.group_out + column;
-        for (int64_t c = 0; c < w.group_in; ++c) {
-          numerics::transpose_store(from + (unit * w.group_in + c) * kPanel, per_tap, w.taps(), std::min(kPanel, w.group_out - column),
-                                    to + first * filter + c * w.taps(), filter);
-        }
-      }
+    shared(weight_plan_.groups * weight_plan_.panels, 1, [&](int64_t begin, int64_t end) {
+      kernels_.collect(forward_, weight_plan_, sums.const_data_ptr<float>(), b_.weight_scale.const_data_ptr<float>(), begin, end,
+                       grad_weight.mutable_data_ptr<float>());
     });
-    return at::div(grad_weight, leading(b_.weight_scale, b_.codes.dim()));
+    return grad_weight;
   }
 
   const Backward& b_;

@@ -106,6 +106,8 @@ def check_gradients(layer, backward):
 CASES = {
     "3x3": {},
     "wide": dict(c=64, o=64, size=(12, 12)),
+    "panels": dict(c=150, o=90, size=(6, 7)),
+    "panels of groups, strided": dict(c=160, o=42, groups=2, stride=2, kernel=(5, 5), padding=2, size=(8, 9)),
     "channels last": dict(c=33, o=20, channels_last=True),
     "stride": dict(stride=2, size=(9, 12)),
     "stride 3": dict(stride=(3, 1), kernel=(4, 3), size=(13, 12)),

@@ -1,6 +1,8 @@
 // Plans of the convolution gradients. Plain integer work, compiled once.
 #include "cpu/kernels/conv_grad.h"
 
+#include "cpu/vec/transpose.h"
+
 #include <algorithm>
 #include <cstring>
 
@@ -61,13 +63,20 @@ int64_t InputGradPlan::largest_class() const {
   return most;
 }
 
-void class_weight(const WeightLayout& w, const InputGradClass& of, const int8_t* codes, int8_t* rotated) {
+namespace {
+
+// Forward taps of a class, in the order of its own kernel.
+std::vector<int64_t> class_taps(const WeightLayout& w, const InputGradClass& of) {
   std::vector<int64_t> taps;
   for (int64_t z : of.taps[0]) {
     for (int64_t y : of.taps[1]) {
       for (int64_t x : of.taps[2]) taps.push_back((z * w.kernel[1] + y) * w.kernel[2] + x);
     }
   }
+  return taps;
+}
+
+void class_weight(const WeightLayout& w, const std::vector<int64_t>& taps, const int8_t* codes, int8_t* rotated) {
   const auto count = static_cast<int64_t>(taps.size());
   for (int64_t g = 0; g < w.groups; ++g) {
     for (int64_t o = 0; o < w.group_out; ++o) {
@@ -77,6 +86,75 @@ void class_weight(const WeightLayout& w, const InputGradClass& of, const int8_t*
         for (int64_t t = 0; t < count; ++t) to[t] = from[taps[static_cast<size_t>(t)]];
       }
     }
+  }
+}
+
+// Codes of input channels [column, column + n) of a group, [taps of the class][group_out rounded up to 16][64].
+void gather_taps(const WeightLayout& w, const std::vector<int64_t>& taps, const int8_t* codes, int64_t group, int64_t column, int64_t n,
+                 int64_t pitch, uint8_t* to) {
+  const int64_t all = w.out_channels() * w.group_in * w.taps(), forward = w.taps();
+  uint8_t square[256];
+  for (int64_t o = 0; o < w.group_out; ++o) {
+    const int64_t at = ((group * w.group_out + o) * w.group_in + column) * forward;
+    for (int64_t lane = 0; lane < n; lane += 16) {
+      const int64_t here = std::min<int64_t>(16, n - lane), from = at + lane * forward;
+      for (int64_t t = 0; t < forward; t += 16) {
+        const bool square_fits = here == 16 && from + t + 15 * forward + 16 <= all;
+        if (square_fits) numerics::transpose_bytes(reinterpret_cast<const uint8_t*>(codes + from + t), forward, square);
+        for (size_t i = 0; i < taps.size(); ++i) {
+          if (taps[i] < t || taps[i] >= t + 16) continue;
+          uint8_t* target = to + (static_cast<int64_t>(i) * pitch + o) * kPanel + lane;
+          if (square_fits) {
+            std::memcpy(target, square + 16 * (taps[i] - t), 16);
+          } else {
+            for (int64_t l = 0; l < here; ++l) target[l] = static_cast<uint8_t>(codes[from + l * forward + taps[i]]);
+          }
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+
+void pack_class(const WeightLayout& w, const InputGradClass& of, const int8_t* codes, uint8_t* packed) {
+  const WeightLayout& t = of.plan.weight;
+  const std::vector<int64_t> taps = class_taps(w, of);
+  if (t.merge > 1 || t.chunks > 1) {
+    std::vector<int8_t> rotated(static_cast<size_t>(t.out_channels() * t.group_in) * taps.size());
+    class_weight(w, taps, codes, rotated.data());
+    pack_weight(t, rotated.data(), packed);
+    return;
+  }
+  const int64_t pitch = round_up(w.group_out, 16), words = t.k_pad() / 4;
+  std::vector<uint8_t> gathered(taps.size() * static_cast<size_t>(pitch * kPanel));
+  std::vector<float> rows(static_cast<size_t>(kPanel * words));  // moved four codes at a time
+  std::memset(packed, 0, static_cast<size_t>(kHeaderBytes));
+  uint8_t* panels = packed + kHeaderBytes;
+  auto* sums = reinterpret_cast<int32_t*>(panels + t.weight_bytes());
+  uint8_t square[256];
+  for (int64_t at = 0; at < t.planes * t.panels; ++at) {
+    const int64_t column = at % t.panels * kPanel, n = std::min(kPanel, w.group_in - column);
+    gather_taps(w, taps, codes, at / t.panels, column, n, pitch, gathered.data());
+    auto* row = reinterpret_cast<uint8_t*>(rows.data());
+    std::memset(row, 0, rows.size() * sizeof(float));
+    for (size_t i = 0; i < taps.size(); ++i) {
+      const auto tap = static_cast<int64_t>(i);
+      const int64_t k = t.k_offset(tap / (t.kernel[1] * t.kernel[2]), tap / t.kernel[2] % t.kernel[1], tap % t.kernel[2], 0);
+      for (int64_t o = 0; o < w.group_out; o += 16) {
+        const auto bytes = static_cast<size_t>(std::min<int64_t>(16, w.group_out - o));
+        for (int64_t lane = 0; lane < n; lane += 16) {
+          numerics::transpose_bytes(gathered.data() + (tap * pitch + o) * kPanel + lane, kPanel, square);
+          for (int64_t l = 0; l < std::min<int64_t>(16, n - lane); ++l) {
+            std::memcpy(row + (lane + l) * t.k_pad() + k + o, square + 16 * l, bytes);
+          }
+        }
+      }
+    }
+    for (int64_t lane = 0; lane < kPanel; ++lane) {
+      sums[at * kPanel + lane] = sum_codes(reinterpret_cast<const int8_t*>(row) + lane * t.k_pad(), t.k_pad());
+    }
+    numerics::transpose_store(rows.data(), words, kPanel, words, reinterpret_cast<float*>(panels + at * t.panel_bytes()), kPanel);
   }
 }
 

@@ -76,8 +76,8 @@ struct InputGradPlan {
   int64_t largest_class() const;  // pixels
 };
 
-// Weight codes int8 [out, in / groups, *kernel] -> those of a class, [in, out / groups, *taps].
-void class_weight(const WeightLayout& forward, const InputGradClass& of, const int8_t* codes, int8_t* rotated);
+// Weight codes int8 [out, in / groups, *kernel] -> those of a class, [in, out / groups, *taps], packed as pack_weight does.
+void pack_class(const WeightLayout& forward, const InputGradClass& of, const int8_t* codes, uint8_t* packed);
 
 // Pixels of a class, dense float [pixels, channels] or [channels, pixels], to their places in the input's gradient.
 void scatter_class(const Plan& forward, const InputGradClass& of, const Dims& stride, bool channels_last, const float* from, float* to);
@@ -105,6 +105,9 @@ struct GradKernels {
   // their columns, [groups * panels][chunks][64].
   void (*panel_limbs)(const Plan& input_grad, const WeightGradPlan& plan, const uint8_t* padded, int64_t begin, int64_t end,
                       int8_t* panels, int32_t* sums);
+  // Units [begin, end) of groups * panels: sums [taps][groups][panels][group_in][64] / scale -> [out, in / groups, *kernel].
+  void (*collect)(const Plan& forward, const WeightGradPlan& plan, const float* sums, const float* scale, int64_t begin, int64_t end,
+                  float* grad_weight);
   void (*weight_grad)(const Plan& forward, const WeightGradPlan& plan, const WeightGradTask& task, int64_t begin, int64_t end, uint8_t* scratch);
 };
 

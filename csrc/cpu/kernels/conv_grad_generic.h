@@ -216,7 +216,26 @@ void weight_grad(const Plan& f, const WeightGradPlan& w, const WeightGradTask& t
   gemm_end();
 }
 
-constexpr GradKernels grad_kernels{&grad_largest, &grad_split, &spread_codes, &panel_limbs, &weight_grad};
+void collect(const Plan& f, const WeightGradPlan& w, const float* sums, const float* scale, int64_t begin, int64_t end, float* grad_weight) {
+  const int64_t taps = f.weight.taps(), filter = w.group_in * taps, per_tap = w.groups * w.panels * w.group_in * kPanel;
+  alignas(64) float staged[16 * kPanel], scales[kPanel];
+  for (int64_t unit = begin; unit < end; ++unit) {
+    const int64_t column = unit % w.panels * kPanel, first = unit / w.panels * w.group_out + column, n = std::min(kPanel, w.group_out - column);
+    for (int64_t i = 0; i < kPanel; ++i) scales[i] = i < n ? scale[first + i] : 1.0f;
+    int64_t tap = 0, c = 0;
+    for (int64_t k = 0; k < filter; k += 16) {
+      const int64_t rows = std::min<int64_t>(16, filter - k);
+      for (int64_t r = 0; r < rows; ++r) {
+        const float* from = sums + tap * per_tap + (unit * w.group_in + c) * kPanel;
+        for (int64_t i = 0; i < kPanel; i += Vec::size) (Vec::load(from + i) / Vec::load(scales + i)).store(staged + r * kPanel + i);
+        if (++tap == taps) tap = 0, ++c;
+      }
+      numerics::transpose_store(staged, kPanel, rows, n, grad_weight + first * filter + k, filter);
+    }
+  }
+}
+
+constexpr GradKernels grad_kernels{&grad_largest, &grad_split, &spread_codes, &panel_limbs, &collect, &weight_grad};
 
 }  // namespace
 }  // namespace torchqat::cpu::conv

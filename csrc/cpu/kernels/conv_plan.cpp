@@ -68,6 +68,26 @@ void for_each_weight(const WeightLayout& w, Visit visit) {
   }
 }
 
+}  // namespace
+
+int32_t sum_codes(const int8_t* codes, int64_t n) {
+  int64_t i = 0, sum = 0;
+#if defined(__SSE2__)
+  const __m128i sign = _mm_set1_epi8(-128), zero = _mm_setzero_si128();
+  __m128i parts = zero;
+  for (; i + 16 <= n; i += 16) {
+    parts = _mm_add_epi64(parts, _mm_sad_epu8(_mm_xor_si128(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes + i)), sign), zero));
+  }
+  int64_t halves[2];
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(halves), parts);
+  sum = halves[0] + halves[1] - 128 * i;
+#endif
+  for (; i < n; ++i) sum += codes[i];
+  return static_cast<int32_t>(sum);
+}
+
+namespace {
+
 // The columns of one panel as rows in order of K, [64][k_pad], and the sums of each over every chunk.
 void gather_rows(const WeightLayout& w, const int8_t* codes, int64_t panel, int8_t* rows, int32_t* sums) {
   const int64_t taps = w.taps(), filter = w.group_in * taps, all = w.out_channels() * filter;
@@ -102,9 +122,7 @@ void gather_rows(const WeightLayout& w, const int8_t* codes, int64_t panel, int8
     }
     for (int64_t chunk = 0; chunk < w.chunks; ++chunk) {
       const int64_t first = chunk * kSegmentMax, end = w.chunks > 1 ? std::min(first + kSegmentMax, w.k_pad()) : w.k_pad();
-      int32_t sum = 0;
-      for (int64_t k = first; k < end; ++k) sum += rows[lane * w.k_pad() + k];
-      sums[chunk * kPanel + lane] = sum;
+      sums[chunk * kPanel + lane] = sum_codes(rows + lane * w.k_pad() + first, end - first);
     }
   }
 }

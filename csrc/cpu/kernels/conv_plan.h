@@ -53,6 +53,8 @@ WeightLayout weight_layout(int64_t groups, int64_t group_in, int64_t group_out, 
 //   header (the caller's) | int8 [planes][panels][k_pad / 4][64][4] | int32 sums over K [planes][panels][chunks][64] |
 //   depthwise: int8 codes [taps][groups]
 void pack_weight(const WeightLayout& layout, const int8_t* codes, uint8_t* packed);
+// Sum of n codes.
+int32_t sum_codes(const int8_t* codes, int64_t n);
 void unpack_weight(const WeightLayout& layout, const uint8_t* packed, int8_t* codes);
 
 inline const int8_t* packed_codes(const uint8_t* packed) {

@@ -172,6 +172,7 @@ set(TORCHQAT_CUDA_KERNEL_SOURCES
   csrc/cuda/kernels/int8_rows.cu
   csrc/cuda/kernels/learned.cu
   csrc/cuda/kernels/linear_grouped.cu
+  csrc/cuda/kernels/linear_grouped_codes.cu
   csrc/cuda/kernels/low_bit.cu
   csrc/cuda/kernels/observed.cu
   csrc/cuda/kernels/pack_grouped.cu

@@ -37,11 +37,18 @@ GroupedCall::GroupedCall(const char* op, const at::Tensor& input, const at::Tens
   args.k = input.size(-1);
   args.groups = weight_scale.size(1);
   packed = packed_weight.contiguous();
-  if (reinterpret_cast<uintptr_t>(packed.const_data_ptr()) % 4 != 0) packed = packed.clone();
+  if (reinterpret_cast<uintptr_t>(packed.const_data_ptr()) % 16 != 0) packed = packed.clone();
   TORCH_CHECK_VALUE(packed.numel() >= kPackedHeaderBytes, op, ": packed_weight must begin with torchqat's header of 64 bytes, got ",
                     packed.numel(), " bytes");
   args.packed = packed.const_data_ptr<uint8_t>();
   args.bytes = packed.numel();
+  // Group size and bits are in the header, on the device; the size of the whole leaves few possibilities.
+  const int64_t columns = (args.n + cpu::kGroupedColumns - 1) / cpu::kGroupedColumns * cpu::kGroupedColumns;
+  const int64_t group_bytes = columns * args.groups == 0 ? 0 : (args.bytes - kPackedHeaderBytes) / (columns * args.groups);
+  for (const int64_t slot : {8, 4, 2}) {
+    const int64_t group = group_bytes * 8 / slot;
+    args.whole_tiles |= group > 0 && group % 32 == 0 && (args.k + group - 1) / group == args.groups;
+  }
   const auto words = packed_header_words(PackedFormat::linear_grouped, kLinearGroupedVersion, {args.n, args.k, 0, 0, 0, 0});
   std::memcpy(args.header.words, words.data(), sizeof(args.header.words));
   scale = weight_scale.scalar_type() == at::kDouble ? weight_scale.detach().to(at::kFloat) : weight_scale.detach();

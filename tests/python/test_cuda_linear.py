@@ -102,6 +102,37 @@ def test_linear_grouped(bits, m, n, k, group):
     assert on_device("linear_grouped_int8", x, unsigned, scale, bias, *per_row, -128, 127)[0].isnan().all()
 
 
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize(
+    "m, n, k, group",
+    [
+        (17, 64, 64, 32),
+        (33, 70, 200, 32),
+        (70, 65, 96, 64),
+        (130, 128, 160, 128),
+        (18, 5, 300, 96),
+        (20, 3, 64, 200),
+        (19, 9, 50, 31),
+        (65, 64, 256, 256),
+    ],
+)
+def test_linear_grouped_on_tensor_cores(bits, m, n, k, group):
+    g = torch.Generator().manual_seed(bits)
+    low, groups = -(2 ** (bits - 1)), -(-k // group)
+    packed = check("linear_grouped_pack", torch.randint(low, -low, (n, k), generator=g).to(torch.int8), bits, group)
+    scale, bias = torch.rand(n, groups, generator=g) * 0.01 + 1e-3, torch.randn(n, generator=g)
+    per_row = torch.rand(m, generator=g) * 0.1 + 0.01, torch.randint(-100, 100, (m,), generator=g)
+    x = values((m, k), torch.float32, special=False)
+    y = check("linear_grouped_int8", x, packed, scale, bias, *per_row, -128, 127)
+    one = on_device("linear_grouped_int8", x[m - 1 :], packed, scale, bias, *(p[m - 1 :] for p in per_row), -128, 127)[0]
+    assert_same(y[m - 1 :], one)  # a row's bits do not depend on the others
+    check("linear_grouped_int8_dynamic", x.bfloat16(), packed, scale.bfloat16(), None, True, 0, 255, False)
+    x[1, 2] = float("nan")
+    assert check("linear_grouped_int8", x, packed, scale, bias, *per_row, -128, 127)[1].isnan().all()
+    packed[24] += 64
+    assert on_device("linear_grouped_int8", x, packed, scale, bias, *per_row, -128, 127)[0].isnan().all()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("m, n, k", [(3, 5, 7), (20, 70, 64), (9, 33, 130)])
 def test_qat_linear_int8(m, n, k, dtype):

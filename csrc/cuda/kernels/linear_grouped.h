@@ -12,6 +12,7 @@ struct LinearGrouped {
   const uint8_t* packed = nullptr;  // group size, bits and sign are read from its header; the other words must be `header`'s
   int64_t bytes = 0;
   HeaderWords header{};
+  bool whole_tiles = false;         // as far as the sizes tell, groups are whole steps of 32 k: worth tensor cores
   cpu::GroupedScale scale;          // device
   cpu::GroupedScale zero_point;     // device, float32, of float inputs only; data absent: 0
   // Integer inputs: u8 codes [m, lda] with a scale (NaN: the row is NaN) and a stored zero point per row.
@@ -26,6 +27,7 @@ struct LinearGrouped {
   void* out = nullptr;              // [m, n]
 };
 void linear_grouped(const LinearGrouped& args, Stream stream);
+void linear_grouped_codes(const LinearGrouped& args, Stream stream);
 
 // Codes int8 [n, k] to the packed form of `layout` (8 bits, signed), behind its header.
 struct PackGrouped {

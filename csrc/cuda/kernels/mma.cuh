@@ -60,6 +60,16 @@ __device__ __forceinline__ int32_t dot_u8s8(uint32_t a, uint32_t b, int32_t acc)
 #endif
 }
 
+// acc + the sum of four products of unsigned bytes, modulo 2^32.
+__device__ __forceinline__ uint32_t dot_u8u8(uint32_t a, uint32_t b, uint32_t acc) {
+#if defined(__CUDA_ARCH__)
+  asm("dp4a.u32.u32 %0, %1, %2, %0;" : "+r"(acc) : "r"(a), "r"(b));
+#else
+  for (int i = 0; i < 32; i += 8) acc += (a >> i & 0xff) * (b >> i & 0xff);
+#endif
+  return acc;
+}
+
 // Sixteen bytes from global to shared memory, both aligned, complete after commit_copies and wait_copies.
 __device__ __forceinline__ void copy_async(void* shared, const void* global) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800

@@ -28,7 +28,7 @@ ENVIRONMENT := $(VENV)/.torch-$(TORCH)
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 endif
 
-.PHONY: demo test test-cpp test-python sanitize cuda-check cuda-all bench build gtest clean help
+.PHONY: demo test test-cpp test-python sanitize cuda-check cuda-all cuda-sanitize bench build gtest clean help
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 5
@@ -104,6 +104,15 @@ cuda-check cuda-all: build
 	    $(if $(filter cuda-all,$@),-DTORCHQAT_CUDA_CHECK_ARCHITECTURES="75;80;86;89;90;100;120") > /dev/null \
 	  && cmake --build $(BUILD)-$@ --target torchqat_cuda_check --parallel $(MAX_JOBS); \
 	else echo "nvcc: not found; the CUDA sources are not compiled"; fi
+
+# With a GPU: the CUDA tests under compute-sanitizer, for memory errors and for races in shared memory.
+cuda-sanitize: build
+	@if ! command -v compute-sanitizer >/dev/null; then echo "compute-sanitizer: not found; nothing was checked"; exit 1; \
+	elif ! $(PY) -c 'import torch, sys; sys.exit(not torch.cuda.is_available())'; then \
+	  echo "compute-sanitizer: no CUDA device; nothing was checked"; exit 1; \
+	else for tool in memcheck racecheck; do \
+	  PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool $$tool --target-processes all --error-exitcode 9 \
+	    $(PY) -m pytest -q -x -p no:cacheprovider tests/python/test_cuda_*.py $(PYTEST_ARGS) || exit 1; done; fi
 
 clean:
 	rm -rf $(BUILD) $(BUILD)-sanitize $(BUILD)-cuda-check $(BUILD)-cuda-all python/torchqat/lib python/torchqat/include python/torchqat/share \

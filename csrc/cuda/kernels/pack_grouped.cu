@@ -13,7 +13,7 @@ __global__ void __launch_bounds__(threads) pack_grouped_kernel(const __grid_cons
   auto* words = reinterpret_cast<uint32_t*>(p.packed);
   if (i < 16) words[i] = p.header.words[i];
   const auto& w = p.layout;
-  if (i >= w.bytes() / 4) return;
+  if (i >= w.panels * w.panel_bytes / 4) return;
   const int64_t lines = w.group_bytes / cpu::kGroupedLine;
   const int64_t lane = i % cpu::kGroupedColumns, line = i / cpu::kGroupedColumns, group = line / lines % w.groups;
   const int64_t column = line / (lines * w.groups) * cpu::kGroupedColumns + lane, in_group = line % lines * 4;

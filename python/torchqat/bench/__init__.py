@@ -15,6 +15,12 @@ SUITES: dict[str, list[str]] = {
     "inference": ["inference", "conv_inference", "inference_grouped", "inference_nets", "inference_files"],
     "train_step": ["train_step", "conv_train_step", "train_nets"],
 }
+# The same with --device cuda.
+CUDA_SUITES: dict[str, list[str]] = {
+    "fake_quant": ["cuda_fake_quant"],
+    "inference": ["cuda_inference"],
+    "train_step": ["cuda_train_step"],
+}
 
 
 def _thread_counts(text: str) -> tuple[int, ...]:
@@ -27,6 +33,7 @@ def _thread_counts(text: str) -> tuple[int, ...]:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the bench command."""
     parser.add_argument("--suite", action="append", choices=sorted(SUITES), help="which suite (default: all)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where (default: cpu)")
     parser.add_argument("--part", help="only this part of the suite")
     parser.add_argument("--threads", type=_thread_counts, help="thread counts, e.g. 1 or 1,all (default: 1,all)")
     parser.add_argument("--seconds", type=float, default=2.0, help="measuring time per group (default: 2)")
@@ -35,20 +42,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", metavar="PATH", help="write the rows as JSON")
 
 
+def require_cuda() -> None:
+    """Raises SystemExit with the reason where nothing can be measured on a GPU."""
+    import torchqat  # noqa: F401  registers the ops
+
+    if not torch.cuda.is_available():
+        raise SystemExit("bench: --device cuda needs a CUDA device; torch.cuda.is_available() is False")
+    if not torch._C._dispatch_has_kernel_for_dispatch_key("torchqat::fake_quantize", "CUDA"):
+        raise SystemExit("bench: --device cuda needs torchqat built with its CUDA kernels (TORCHQAT_CUDA=on)")
+
+
 def run_options(options: argparse.Namespace) -> int:
     """Run what parsed options ask for; returns the number of targets missed."""
     from torchqat.bench.harness import Report
 
-    suites = options.suite or list(SUITES)
+    on_cuda = options.device == "cuda"
+    if on_cuda:
+        require_cuda()
+    table = CUDA_SUITES if on_cuda else SUITES
+    suites = options.suite or list(table)
     report = Report(
         ", ".join(suites),
-        threads=options.threads,
+        threads=(1,) if on_cuda else options.threads,
         seconds=0.2 if options.quick else options.seconds,
         options=options,
+        clock="cuda" if on_cuda else "auto",
     )
     report.header()
     for suite in suites:
-        for part in SUITES[suite]:
+        for part in table[suite]:
             if options.part in (None, part):
                 importlib.import_module(f"torchqat.bench.{part}").run(report)
     return report.finish(options.json)

@@ -66,6 +66,23 @@ def num_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def _clock_sample(now: Callable[[], float], call: Callable[[], object], count: int) -> float:
+    begin = now()
+    for _ in range(count):
+        call()
+    return now() - begin
+
+
+def _event_sample(call: Callable[[], object], count: int) -> float:
+    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    begin.record()
+    for _ in range(count):
+        call()
+    end.record()
+    end.synchronize()
+    return begin.elapsed_time(end) / 1000
+
+
 def measure(
     calls: Mapping[str, Callable[[], object]],
     *,
@@ -78,29 +95,31 @@ def measure(
 ) -> dict[str, float]:
     """Median seconds per call of each callable, measured round robin.
 
+    On a GPU (clock "cuda") a sample lies between two CUDA events on the current stream.
+
     Args:
         calls: name -> callable without arguments.
         threads: torch threads during the measurement.
-        clock: "cpu" (this thread's CPU time), "wall", or "auto": cpu for one thread, else wall.
+        clock: "cpu" (this thread's CPU time), "wall", "cuda" (events), or "auto": cpu for one thread, else wall.
         seconds: measuring time for the whole group, exceeded only to reach min_rounds.
         sample_seconds: short calls are repeated until one sample takes about this long.
 
     Raises:
         ValueError: for an unknown clock, or no callables.
     """
-    if clock not in ("auto", "cpu", "wall"):
-        raise ValueError(f"measure: clock must be 'auto', 'cpu' or 'wall', got {clock!r}")
+    if clock not in ("auto", "cpu", "wall", "cuda"):
+        raise ValueError(f"measure: clock must be 'auto', 'cpu', 'wall' or 'cuda', got {clock!r}")
     if not calls:
         raise ValueError("measure: calls must name at least one callable, got none")
     now = time.thread_time if clock == "cpu" or (clock == "auto" and threads == 1) else time.perf_counter
+    sample = _event_sample if clock == "cuda" else lambda call, count: _clock_sample(now, call, count)
+    first = _event_sample if clock == "cuda" else lambda call, count: _clock_sample(time.perf_counter, call, count)
     samples: dict[str, list[float]] = {name: [] for name in calls}
     with num_threads(threads):
         repeats = {}
         for name, call in calls.items():
             call()
-            begin = time.perf_counter()
-            call()
-            repeats[name] = max(1, round(sample_seconds / max(time.perf_counter() - begin, 1e-7)))
+            repeats[name] = max(1, round(sample_seconds / max(first(call, 1), 1e-7)))
         collecting = gc.isenabled()
         gc.collect()
         gc.disable()
@@ -110,11 +129,7 @@ def measure(
                 if done >= min_rounds and time.perf_counter() > deadline:
                     break
                 for name, call in calls.items():
-                    count = repeats[name]
-                    begin = now()
-                    for _ in range(count):
-                        call()
-                    samples[name].append((now() - begin) / count)
+                    samples[name].append(sample(call, repeats[name]) / repeats[name])
         finally:
             if collecting:
                 gc.enable()
@@ -201,6 +216,7 @@ def environment() -> dict:
     }
     if torch.cuda.is_available():
         found["gpu"] = torch.cuda.get_device_name()
+        found["cuda"] = torch.version.cuda
     return found | {name: version for name, version in peers.items() if version}
 
 
@@ -216,10 +232,12 @@ class Report:
         threads: thread counts every group is measured with.
         seconds: measuring time per group and thread count.
         options: what the command line asked for (`quick`, `compiled`), for suites to read.
+        clock: of every group, as `measure` takes it.
     """
 
-    def __init__(self, suite: str, *, threads: tuple[int, ...] | None = None, seconds: float = 2.0, options=None):
+    def __init__(self, suite: str, *, threads: tuple[int, ...] | None = None, seconds: float = 2.0, options=None, clock: str = "auto"):
         self.suite = suite
+        self.clock = clock
         self.threads = threads or tuple(sorted({1, torch.get_num_threads()}))
         self.seconds = seconds
         self.options = options
@@ -242,7 +260,7 @@ class Report:
         baseline: str,
         targets: Mapping[str, list[Target] | Target] | None = None,
         threads: tuple[int, ...] | None = None,
-        clock: str = "auto",
+        clock: str | None = None,
     ) -> dict[int, dict[str, float]]:
         """Measure `calls` against each other, print a table with ratios to `baseline` and every target beside what
         was measured.
@@ -250,7 +268,7 @@ class Report:
         Args:
             targets: line name -> one Target or a list of them.
             threads: thread counts instead of the report's own.
-            clock: as measure's.
+            clock: as measure's, instead of the report's own.
 
         Returns:
             thread count -> line name -> median seconds.
@@ -262,11 +280,11 @@ class Report:
         for name in [baseline, *targets, *(t.other for ts in targets.values() for t in ts)]:
             if name not in calls:
                 raise ValueError(f"Report.group: {title!r} has no line {name!r}; lines: {', '.join(calls)}")
-        result = {}
+        result, clock = {}, clock or self.clock
         for count in threads or self.threads:
             times = measure(calls, threads=count, clock=clock, seconds=self.seconds)
             result[count] = times
-            print(f"\n{title}  [{count} thread{'s' if count > 1 else ''}]")
+            print(f"\n{title}  [{'GPU' if clock == 'cuda' else f'{count} thread' + 's' * (count > 1)}]")
             width = max(len(name) for name in calls)
             for name, value in times.items():
                 ratio = times[baseline] / value

@@ -1,0 +1,58 @@
+"""What only a GPU can show: a training step captured in a CUDA graph, and no wait of the host in it."""
+
+import pytest
+import torch
+from torch import nn
+
+pytestmark = pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="needs a CUDA device; capture and host synchronisation have no host stand-in"
+)
+
+
+@pytest.fixture
+def torchqat():
+    import torchqat
+
+    return torchqat
+
+
+def layers():
+    linear, conv = nn.Linear(64, 32), nn.Sequential(nn.Conv2d(8, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU())
+    return [(linear, (9, 64)), (conv, (2, 8, 6, 6))]
+
+
+@pytest.mark.parametrize("preset", ["int8", "int8_dynamic", "int4_int8"])
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_step_does_not_wait_and_can_be_captured(torchqat, preset, number):
+    torch.manual_seed(0)
+    layer, shape = layers()[number]
+    if preset == "int4_int8" and number == 1:
+        pytest.skip("weights in groups are of linear layers here")
+    prepared = torchqat.prepare_qat(nn.Sequential(layer), getattr(torchqat.QConfig, preset)()).cuda()
+    x = torch.randn(shape, device="cuda", requires_grad=True)
+
+    def step():
+        prepared.zero_grad(set_to_none=False)
+        y = prepared(x)
+        y.square().sum().backward()
+        return y
+
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            step()
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step()
+    torchqat.freeze_observers(prepared)
+    with torch.no_grad():
+        x.copy_(torch.randn(shape, device="cuda"))
+    graph.replay()
+    torch.cuda.synchronize()
+    assert captured.isfinite().all()

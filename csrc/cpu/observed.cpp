@@ -1,8 +1,9 @@
-// CPU kernels of fake_quantize_observed and merge_range_. Statistics and quantising take turns on pieces that stay in the
-// cache, so the data is read from memory once.
+// CPU kernels of fake_quantize_observed and merge_range_. The data is read from memory once: statistics and quantising are one
+// kernel where there is one, else they take turns on pieces that stay in the cache.
 #include "ops/torch_headers.h"
 
 #include "cpu/block_view.h"
+#include "cpu/kernels/dynamic.h"
 #include "cpu/range_state.h"
 #include "ops/observed.h"
 #include "ops/qparams.h"
@@ -20,10 +21,18 @@ int64_t run(const at::Tensor& x, const AffineArgs& args, S* lo, S* hi) {
   const auto min_max = range_kernels().min_max[type];
   const auto quantise = affine_kernels().fake_quantize[type];
   constexpr int64_t piece = 16 * tile;
+  const auto* table = select(&dynamic_scalar, &dynamic_avx2, &dynamic_avx512);
+  const auto both = blocks.scales == 1 && std::is_same_v<S, float> ? table->observed[type] : nullptr;
   const auto work = [&](int64_t begin, int64_t end, S* own_lo, S* own_hi) {
     int64_t bad = 0;
     for (int64_t at = begin; at < end; at += piece) {
       const int64_t to = std::min(at + piece, end);
+      if constexpr (std::is_same_v<S, float>) {
+        if (both != nullptr) {
+          if (!both(args, at, to, own_lo, own_hi)) bad += min_max({&blocks, args.in, own_lo, own_hi}, at, to);
+          continue;
+        }
+      }
       bad += min_max({&blocks, args.in, own_lo, own_hi}, at, to);
       quantise(args, at, to);
     }
@@ -61,18 +70,27 @@ ObservedWithMask observe(const at::Tensor& input, const at::Tensor& scale, const
   at::Tensor y = output_like(x), mask;
   if (with_mask) mask = at::empty({(x.numel() + 7) / 8}, x.options().dtype(at::kByte));
   at::Tensor lo = at::empty(shape, x.options().dtype(compute)), hi = at::empty(shape, lo.options());
-  at::Tensor nonfinite = at::zeros({}, x.options().dtype(at::kLong));
+  at::Tensor nonfinite = at::empty({}, x.options().dtype(at::kLong));
+  *nonfinite.mutable_data_ptr<int64_t>() = 0;
   const auto q = qparams_view("fake_quantize_observed", scale, zero_point, compute, quant_min, quant_max);
   const Blocks blocks = blocks_of(x, block_size);
   const AffineArgs args{&blocks, x.const_data_ptr(), y.mutable_data_ptr(),
                         with_mask ? mask.mutable_data_ptr<uint8_t>() : nullptr, q.scale_data, q.zero_point_data,
                         static_cast<int32_t>(quant_min), static_cast<int32_t>(quant_max), streams(y)};
   if (lo.numel() > 0) {
-    const int64_t bad = compute == at::kDouble ? run(x, args, lo.mutable_data_ptr<double>(), hi.mutable_data_ptr<double>())
-                                               : run(x, args, lo.mutable_data_ptr<float>(), hi.mutable_data_ptr<float>());
-    *nonfinite.mutable_data_ptr<int64_t>() = bad;
-    lo.add_(0);  // drops the sign of -0, which depends on the order of the data
-    hi.add_(0);
+    const auto fill = [&](auto* least, auto* most) {
+      *nonfinite.mutable_data_ptr<int64_t>() = run(x, args, least, most);
+      // Adding zero drops the sign of -0, which depends on the order of the data.
+      for (int64_t i = 0; i < blocks.scales; ++i) {
+        least[i] += 0;
+        most[i] += 0;
+      }
+    };
+    if (compute == at::kDouble) {
+      fill(lo.mutable_data_ptr<double>(), hi.mutable_data_ptr<double>());
+    } else {
+      fill(lo.mutable_data_ptr<float>(), hi.mutable_data_ptr<float>());
+    }
   }
   return {y, lo, hi, nonfinite, mask};
 }

@@ -20,6 +20,10 @@ struct DynamicArgs {
 struct DynamicKernels {
   // Blocks [begin, end); returns how many elements were not finite (those are left out of the ranges).
   int64_t (*fake_quantize[4])(const DynamicArgs&, int64_t begin, int64_t end);  // [Float]
+  // Elements [begin, end) of a tensor with one given scale, and their range, from one reading; lo and hi are widened. [Float]
+  // without f64; nullptr where it would not be faster than two readings from the cache. False where something is not
+  // finite: then the output is right and the range is not.
+  bool (*observed[3])(const AffineArgs&, int64_t begin, int64_t end, float* lo, float* hi);
 };
 
 extern const DynamicKernels dynamic_scalar, dynamic_avx2, dynamic_avx512;

@@ -131,9 +131,70 @@ int64_t dynamic(const DynamicArgs& a, int64_t begin, int64_t end) {
   return a.stream ? dynamic_width<T, V, false, true>(a, begin, end) : dynamic_width<T, V, false, false>(a, begin, end);
 }
 
+// What run_shared shows of a run: its range, and whether all of it is finite.
+struct RangeSeen {
+  mutable numerics::Vec lo{std::numeric_limits<float>::infinity()}, hi{-std::numeric_limits<float>::infinity()}, magnitude{0.0f};
+  TORCHQAT_INLINE void operator()(numerics::Vec x) const {
+    lo = lane_min(x, lo);
+    hi = lane_max(x, hi);
+    magnitude = bits_max(magnitude, lane_abs(x));
+  }
+};
+
+template <typename T, bool masked, bool stream>
+bool observed_range(const AffineArgs& a, int64_t begin, int64_t end, float* lo, float* hi) {
+  using V = numerics::Vec;
+  const T* in = static_cast<const T*>(a.in) + begin;
+  T* out = static_cast<T*>(a.out) + begin;
+  uint8_t* mask = masked ? a.mask + begin / 8 : nullptr;
+  const float scale = *static_cast<const float*>(a.scale), zero_point = a.zero_point ? static_cast<float>(*a.zero_point) : 0.0f;
+  const auto grid = IntegerGridOp::grid<V>(a);
+  const numerics::SharedScale shared(scale, zero_point, static_cast<float>(a.quant_min), static_cast<float>(a.quant_max));
+  const int64_t n = end - begin, done = shared.fits ? n - n % shared_step : 0;
+  const RangeSeen seen;
+  const Same<V> p{V(scale), V(zero_point)};
+  run_shared<masked, stream>(
+      in, out, mask, done, shared, OneScale{V(shared.scale), V(shared.reciprocal)},
+      [&](int64_t at) {
+        run_chunks<FakeQuantize<T>, V, masked, stream>(in + at, out + at, masked ? mask + at / 8 : nullptr, shared_step, p, grid);
+      },
+      seen);
+  float least = reduce_min(seen.lo), most = reduce_max(seen.hi);
+  bool finite = reduce_bits_max(seen.magnitude) <= std::numeric_limits<float>::max();
+  if (done < n) {
+    float rest_lo, rest_hi;
+    finite = finite_range<false, T, V>(in + done, n - done, &rest_lo, &rest_hi) == 0 && finite;
+    least = numerics::lane_min(rest_lo, least);
+    most = numerics::lane_max(rest_hi, most);
+    run_chunks<FakeQuantize<T>, V, masked, stream>(in + done, out + done, masked ? mask + done / 8 : nullptr, n - done, p, grid);
+  }
+  if (!finite) return false;
+  *lo = numerics::lane_min(least, *lo);
+  *hi = numerics::lane_max(most, *hi);
+  return true;
+}
+
+template <typename T>
+bool observed(const AffineArgs& a, int64_t begin, int64_t end, float* lo, float* hi) {
+  if (a.mask != nullptr) {
+    return a.stream ? observed_range<T, true, true>(a, begin, end, lo, hi) : observed_range<T, true, false>(a, begin, end, lo, hi);
+  }
+  return a.stream ? observed_range<T, false, true>(a, begin, end, lo, hi) : observed_range<T, false, false>(a, begin, end, lo, hi);
+}
+
+template <typename T>
+constexpr auto observed_kernel() -> bool (*)(const AffineArgs&, int64_t, int64_t, float*, float*) {
+  if constexpr (shares_scale<numerics::Vec>) {
+    return &observed<T>;
+  } else {
+    return nullptr;
+  }
+}
+
 }  // namespace torchqat::cpu
 
 // Entries in the order of Float.
 #define TORCHQAT_DYNAMIC_KERNELS                                                                                      \
   {{&dynamic<float, numerics::Vec>, &dynamic<Bf16, numerics::Vec>, &dynamic<Half, numerics::Vec>,                     \
-    &dynamic<double, numerics::Wide>}}
+    &dynamic<double, numerics::Wide>},                                                                                \
+   {observed_kernel<float>(), observed_kernel<Bf16>(), observed_kernel<Half>()}}

@@ -75,6 +75,21 @@ def _torchao_int4() -> Callable | None:
         return fake_quantizer.IntxFakeQuantizer(config)
 
 
+def _nncf_int4(side: int) -> Callable | None:
+    """NNCF's symmetric quantiser (its C++ extension, compiled at the first call) on groups of 32; None where NNCF is missing."""
+    if importlib.util.find_spec("nncf") is None:
+        return None
+    with _quiet():
+        functions = importlib.import_module("nncf.torch.quantization.quantize_functions")
+    scale = torch.full((side, side // 32, 1), 2.0, requires_grad=True)
+
+    def quantise(t: torch.Tensor) -> torch.Tensor:
+        scale.grad = None
+        return functions.symmetric_quantize(t.view(side, -1, 32), 16, -8, 7, scale, 1e-16).view(side, side)
+
+    return quantise
+
+
 def _memory_modes(large: bool) -> Iterator[str]:
     """Label of each way to measure; the allocator is set accordingly while the label is out."""
     yield ", fresh pages" if large else ", default allocator"
@@ -153,6 +168,12 @@ def _int4_groups(report: Report, side: int, large: bool) -> None:
     peer = _torchao_int4()
     if peer is None:
         report.note("torchao is not installed: its lines are left out")
+    nncf = _nncf_int4(side)
+    if nncf is None:
+        report.note("NNCF is not installed: its line is left out")
+    else:
+        with _quiet():
+            _step(nncf, w, grad)()  # compiles
 
     def plain(t):
         groups = t.view(side, -1, 32)
@@ -166,6 +187,9 @@ def _int4_groups(report: Report, side: int, large: bool) -> None:
         if peer is not None:
             calls[eager] = _step(peer, w, grad)
             targets.append(at_least(4, eager))
+        if nncf is not None:
+            calls["NNCF"] = _step(nncf, w, grad)
+            targets.append(at_least(1.5, "NNCF"))
         if report.options is not None and report.options.compiled:
             calls[formula] = _step(torch.compile(plain), w, grad)
             targets.append(at_least(1.5, formula))
@@ -209,13 +233,17 @@ def _memory(report: Report) -> None:
         "fake_quantize_dynamic, symmetric int8 (cannot clip)": lambda: ops.fake_quantize_dynamic(x, [1, -1], -127, 127, True),
         "fake_quantize_dynamic, affine uint8": lambda: ops.fake_quantize_dynamic(x, [1, -1], 0, 255, False),
         "fake_quantize_dynamic, int4 groups of 32": lambda: ops.fake_quantize_dynamic(x, [1, 32], -8, 7, True),
+        "fake_quantize_pact (keeps the input)": lambda: ops.fake_quantize_pact(x, learned, [], 0, 255, 1.0),
+        "fake_quantize_observed": lambda: ops.fake_quantize_observed(x, scale, None, [], -128, 127),
+        "fake_quantize_stochastic": lambda: ops.fake_quantize_stochastic(x, scale, None, [], -128, 127, 1, 2),
+        "fake_quantize_ternary": lambda: ops.fake_quantize_ternary(x, scale, []),
         "fake_quantize_learned (keeps the input)": lambda: ops.fake_quantize_learned(x, learned, None, [], -128, 127, 1.0),
         "fake_quantize_float e4m3fn": lambda: ops.fake_quantize_float(x, None, [], "e4m3fn"),
         "fake_quantize_float mxfp4": lambda: ops.fake_quantize_float(x, None, [], "mxfp4"),
         "fake_quantize_float nvfp4": lambda: ops.fake_quantize_float(x, None, [], "nvfp4"),
         "fake_quantize_binary": lambda: ops.fake_quantize_binary(x, scale, []),
     }
-    limits = {name: 0.13 for name in forwards if "learned" not in name}
+    limits = {name: 0.13 for name in forwards if "keeps the input" not in name}
     limits["fake_quantize_dynamic, symmetric int8 (cannot clip)"] = 0.001
     limits["fake_quantize_dynamic, int4 groups of 32"] = 0.001
     peers = {

@@ -1,0 +1,74 @@
+"""No hidden copies: what the ops allocate on inputs of every memory order, and that results keep the input's order."""
+
+import pytest
+import torch
+from affine_cases import same
+from torch.profiler import ProfilerActivity, profile
+
+ops = torch.ops.torchqat
+N = 96 * 64 * 16
+
+
+def allocated(call):
+    """Bytes that a call allocates, freed again or not."""
+    call()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as trace:
+        kept = call()
+    assert kept is not None
+    return sum(e["Bytes"] for e in memory_events(trace) if e["Bytes"] > 0)
+
+
+def memory_events(trace):
+    return [
+        {"Bytes": event.nbytes()}
+        for event in trace.profiler.kineto_results.events()
+        if event.name() == "[memory]"
+    ]
+
+
+LAYOUTS = {
+    "contiguous": lambda: torch.randn(96, 64, 4, 4),
+    "channels_last": lambda: torch.randn(96, 64, 4, 4).to(memory_format=torch.channels_last),
+    "transposed": lambda: torch.randn(64, 96, 4, 4).transpose(0, 1),
+    "permuted": lambda: torch.randn(4, 96, 4, 64).permute(1, 3, 0, 2),
+}
+CALLS = {
+    "per tensor": lambda x: ops.fake_quantize(x, torch.tensor(0.02), None, [], -128, 127),
+    "per channel": lambda x: ops.fake_quantize(x, torch.full((1, 64, 1, 1), 0.02), None, [-1, 1, -1, -1], -128, 127),
+    "dynamic per channel": lambda x: ops.fake_quantize_dynamic(x, [1, -1, -1, -1], 0, 255, False),
+    "learned": lambda x: ops.fake_quantize_learned(x, torch.tensor(0.02), None, [], -128, 127, 1.0),
+    "pact": lambda x: ops.fake_quantize_pact(x, torch.tensor(0.02), [], 0, 255, 1.0),
+    "observed": lambda x: ops.fake_quantize_observed(x, torch.tensor(0.02), None, [], -128, 127)[0],
+    "stochastic": lambda x: ops.fake_quantize_stochastic(x, torch.tensor(0.02), None, [], -128, 127, 1, 2),
+    "float grid": lambda x: ops.fake_quantize_float(x, torch.tensor(0.02), [], "e4m3fn"),
+}
+SLACK = 16384  # scales and small state
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("call", CALLS)
+def test_forward_and_backward_allocate_their_results_and_one_bit_per_element(layout, call):
+    x = LAYOUTS[layout]()
+    assert x.numel() == N
+    y = CALLS[call](x)
+    assert y.stride() == x.stride()
+    if call != "stochastic":  # whose random numbers are counted in memory order
+        assert same(y, CALLS[call](x.contiguous()).contiguous())
+    assert allocated(lambda: CALLS[call](x)) <= 4 * N + SLACK
+    leaf = x.clone(memory_format=torch.preserve_format).requires_grad_()
+    grad = torch.randn_like(x)
+    assert grad.stride() == leaf.stride() == x.stride()
+
+    def step():
+        return torch.autograd.grad(CALLS[call](leaf), leaf, grad)
+
+    assert step()[0].stride() == x.stride()
+    # Output, mask and gradient.
+    assert allocated(step) <= 8 * N + N // 8 + SLACK
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_other_strides_cost_one_copy(call):
+    x = torch.randn(96, 64, 4, 8)[..., ::2]
+    assert same(CALLS[call](x), CALLS[call](x.contiguous()))
+    assert allocated(lambda: CALLS[call](x)) <= 8 * N + SLACK

@@ -107,6 +107,7 @@ set(TORCHQAT_TORCH_SOURCES
   csrc/cpu/linear_int8.cpp
   csrc/cpu/low_bit.cpp
   csrc/cpu/observed.cpp
+  csrc/cpu/output.cpp
   csrc/cpu/packing.cpp
   csrc/cpu/qat_conv_int8.cpp
   csrc/cpu/qat_conv_int8_backward.cpp

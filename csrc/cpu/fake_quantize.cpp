@@ -5,6 +5,7 @@
 
 #include "cpu/block_view.h"
 #include "cpu/kernels/dynamic.h"
+#include "cpu/output.h"
 #include "ops/fake_quantize.h"
 #include "ops/qparams.h"
 
@@ -12,7 +13,7 @@ namespace torchqat::cpu {
 namespace {
 
 at::Tensor empty_mask(const at::Tensor& input) {
-  return at::empty({(input.numel() + 7) / 8}, input.options().dtype(at::kByte));
+  return result_bytes((input.numel() + 7) / 8);
 }
 
 // x and y are dense in the same order; mask may be undefined.
@@ -31,7 +32,7 @@ at::Tensor fake_quantize(const at::Tensor& input, const at::Tensor& scale, const
                          at::IntArrayRef block_size, int64_t quant_min, int64_t quant_max) {
   check_fake_quantize("fake_quantize", input, scale, zero_point, c10::fromIntArrayRefSlow(block_size), quant_min, quant_max);
   const at::Tensor x = dense(input);
-  at::Tensor y = output_like(x);
+  at::Tensor y = result_like(x);
   run("fake_quantize", x, y, {}, scale, zero_point, block_size, quant_min, quant_max);
   return y;
 }
@@ -44,7 +45,7 @@ at::Tensor& fake_quantize_out(const at::Tensor& input, const at::Tensor& scale, 
   if (out.strides() == x.strides()) {
     run("fake_quantize", x, out, {}, scale, zero_point, block_size, quant_min, quant_max);
   } else {
-    at::Tensor y = output_like(x);
+    at::Tensor y = result_like(x);
     run("fake_quantize", x, y, {}, scale, zero_point, block_size, quant_min, quant_max);
     out.copy_(y);
   }
@@ -56,7 +57,7 @@ std::tuple<at::Tensor, at::Tensor> fake_quantize_forward(const at::Tensor& input
                                                          int64_t quant_min, int64_t quant_max) {
   check_fake_quantize("fake_quantize", input, scale, zero_point, c10::fromIntArrayRefSlow(block_size), quant_min, quant_max);
   const at::Tensor x = dense(input);
-  at::Tensor y = output_like(x), mask = empty_mask(x);
+  at::Tensor y = result_like(x), mask = empty_mask(x);
   run("fake_quantize", x, y, mask, scale, zero_point, block_size, quant_min, quant_max);
   return {y, mask};
 }
@@ -64,7 +65,7 @@ std::tuple<at::Tensor, at::Tensor> fake_quantize_forward(const at::Tensor& input
 at::Tensor fake_quantize_backward(const at::Tensor& grad, const at::Tensor& mask, at::IntArrayRef order) {
   check_fake_quantize_backward(grad, mask, order);
   const at::Tensor dy = order.empty() ? grad.contiguous() : grad.permute(order).contiguous();
-  at::Tensor dx = output_like(dy);
+  at::Tensor dx = result_like(dy);
   const at::Tensor bits = mask.contiguous();
   AffineArgs args{};
   args.in = dy.const_data_ptr();
@@ -161,7 +162,7 @@ at::Tensor fake_quantize_dynamic(const at::Tensor& input, at::IntArrayRef block_
                                  bool symmetric) {
   check_choose_qparams("fake_quantize_dynamic", input, c10::fromIntArrayRefSlow(block_size), quant_min, quant_max, symmetric);
   const at::Tensor x = dense(input);
-  at::Tensor y = output_like(x);
+  at::Tensor y = result_like(x);
   run_dynamic(x, y, {}, block_size, quant_min, quant_max, symmetric);
   return y;
 }
@@ -171,7 +172,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> fake_quantize_dynamic_forward(con
                                                                              bool save_mask) {
   check_choose_qparams("fake_quantize_dynamic", input, c10::fromIntArrayRefSlow(block_size), quant_min, quant_max, symmetric);
   const at::Tensor x = dense(input);
-  at::Tensor y = output_like(x), mask;
+  at::Tensor y = result_like(x), mask;
   if (save_mask) mask = empty_mask(x);
   const int64_t bad = run_dynamic(x, y, mask, block_size, quant_min, quant_max, symmetric);
   at::Tensor nonfinite = at::empty({}, x.options().dtype(at::kLong));

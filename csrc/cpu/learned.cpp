@@ -5,6 +5,7 @@
 
 #include "cpu/block_view.h"
 #include "cpu/kernels/learned.h"
+#include "cpu/output.h"
 #include "numerics/learned.h"
 #include "ops/learned.h"
 #include "ops/qparams.h"
@@ -62,7 +63,7 @@ at::Tensor run_forward(const char* op, const at::Tensor& input, const at::Tensor
   check_fake_quantize_learned(op, input, scale, zero_point, c10::fromIntArrayRefSlow(block_size), quant_min, quant_max,
                               grad_scale);
   const at::Tensor x = dense(input);
-  at::Tensor y = output_like(x);
+  at::Tensor y = result_like(x);
   const UsedQParams q(op, x, scale, zero_point, quant_min, quant_max);
   const Blocks blocks = blocks_of(x, block_size);
   const AffineArgs args{&blocks, x.const_data_ptr(), y.mutable_data_ptr(), nullptr, q.scale(), q.zero_point(),
@@ -124,7 +125,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> run_backward(void (*const kernels
                                                             at::IntArrayRef block_size, int64_t quant_min, int64_t quant_max,
                                                             double grad_scale) {
   const at::Tensor x = dense(input);
-  at::Tensor dx = output_like(x);
+  at::Tensor dx = result_like(x);
   const at::Tensor dy = grad.strides() == x.strides() ? grad : at::empty_like(x).copy_(grad);
   const UsedQParams q("fake_quantize_learned", x, scale, zero_point, quant_min, quant_max);
   const bool with_zero_point = learns_zero_point(zero_point);

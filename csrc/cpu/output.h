@@ -1,0 +1,15 @@
+// New tensors for results, where the memory's address and pages decide the speed.
+#pragma once
+#include "ops/torch_headers.h"
+
+namespace torchqat::cpu {
+
+// A dense CPU tensor like x, in its memory order. Its memory is malloc's own block, 64-byte aligned inside: a block that
+// posix_memalign cuts to size rarely fits the next request of that size, so memory would wander, and with it out of the cache. Large
+// ones are wanted on huge pages.
+at::Tensor result_like(const at::Tensor& x);
+
+// The same for bytes.
+at::Tensor result_bytes(int64_t count);
+
+}  // namespace torchqat::cpu

@@ -26,14 +26,20 @@ void check_scale(const char* op, const char* name, const at::Tensor& parameter, 
                     base_scale.device(), ", got ", parameter.device());
 }
 
+// exp below 0, its tangent above: always positive, and a large step up grows the scale as far as the step goes and no further,
+// where exp would overflow.
+at::Tensor growth(const at::Tensor& log_scale) { return at::where(log_scale < 0, log_scale.exp(), log_scale + 1); }
+
+at::Tensor growth_slope(const at::Tensor& log_scale) { return log_scale.clamp_max(0).exp(); }
+
 at::Tensor learned_scale_kernel(const at::Tensor& log_scale, const at::Tensor& base_scale) {
   check_scale("learned_scale", "log_scale", log_scale, base_scale);
-  return base_scale * log_scale.exp();
+  return base_scale * growth(log_scale);
 }
 
 at::Tensor learned_scale_backward_kernel(const at::Tensor& grad, const at::Tensor& log_scale, const at::Tensor& base_scale) {
   check_scale("_learned_scale_backward", "log_scale", log_scale, base_scale);
-  return grad * log_scale.exp() / base_scale.clamp_min(smallest_base);
+  return grad * growth_slope(log_scale) / base_scale.clamp_min(smallest_base);
 }
 
 at::Tensor power_of_two_scale_kernel(const at::Tensor& log2_scale, const at::Tensor& base_scale) {

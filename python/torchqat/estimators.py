@@ -1,8 +1,8 @@
 """What the estimators beyond straight-through need in Python: how a parameter becomes a scale, what a scale's gradient is
 multiplied by, where learned scales start, and DoReFa's weights. The gradients themselves are the ops'.
 
-A learned scale is `base_scale * exp(log_scale)`: positive whatever the optimiser does, and weight decay pulls it to where it
-started instead of to 1. The op's backward hands `log_scale` the gradient divided by base_scale twice, so that plain SGD moves
+A learned scale is `base_scale * exp(log_scale)` below its start and `base_scale * (1 + log_scale)` above: positive and finite
+whatever the optimiser does, and weight decay pulls it to where it started instead of to 1. The op's backward hands `log_scale` the gradient divided by base_scale twice, so that plain SGD moves
 the scale as it would move it as a parameter of its own (LSQ's setting); Adam, which divides by a gradient's size, moves every scale by
 about its learning rate times itself. TQT's `2^ceil(log2(base_scale) + log_scale)` has the paper's gradient of log2 t: train it with
 Adam, as the paper does (at a rate of 0.01), since plain SGD moves such exponents hardly at all.

@@ -12,10 +12,18 @@ def test_learned_scale_and_its_gradient():
     log_scale = torch.tensor([0.0, -0.5, 3.0], dtype=torch.float64, requires_grad=True)
     base = torch.tensor([0.1, 2.0, 1e-3], dtype=torch.float64)
     scale = ops.learned_scale(log_scale, base)
-    torch.testing.assert_close(scale.detach(), base * torch.exp(log_scale.detach()), rtol=0, atol=0)
+    torch.testing.assert_close(scale.detach(), base * torch.tensor([1.0, math.exp(-0.5), 4.0], dtype=torch.float64), rtol=0, atol=0)
     dy = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
     scale.backward(dy)
-    torch.testing.assert_close(log_scale.grad, dy * scale.detach() / base**2)
+    slope = torch.tensor([1.0, math.exp(-0.5), 1.0], dtype=torch.float64)
+    torch.testing.assert_close(log_scale.grad, dy * slope / base)
+
+
+def test_the_scale_stays_positive_and_finite_after_any_step():
+    steps = torch.tensor([-1e4, -80.0, 80.0, 1e4, 1e20])
+    scale = ops.learned_scale(steps, torch.full((5,), 0.1))
+    assert scale[2:].isfinite().all() and (scale[2:] > 0).all() and (scale[1] > 0)
+    assert scale[0] == 0  # below the smallest normal number: the module clamps there
 
 
 def test_a_step_of_sgd_moves_the_scale_as_if_it_were_the_parameter():
@@ -23,7 +31,7 @@ def test_a_step_of_sgd_moves_the_scale_as_if_it_were_the_parameter():
     log_scale = torch.zeros(3, requires_grad=True)
     slope, rate = torch.tensor([0.3, -0.2, 1.0]), 1e-3
     ops.learned_scale(log_scale, base).backward(slope)
-    moved = base * torch.exp(-rate * log_scale.grad)
+    moved = ops.learned_scale(-rate * log_scale.grad, base)
     torch.testing.assert_close(moved, base - rate * slope, rtol=1e-3, atol=0)
     assert (moved != base).all()
 

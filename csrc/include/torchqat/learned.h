@@ -21,8 +21,9 @@ TORCHQAT_API at::Tensor fake_quantize_learned(const at::Tensor& input, const at:
 TORCHQAT_API at::Tensor fake_quantize_pact(const at::Tensor& input, const at::Tensor& scale, at::IntArrayRef block_size,
                                            int64_t quant_min, int64_t quant_max, double grad_scale);
 
-// base_scale * exp(log_scale). Backward: grad * exp(log_scale) / base_scale, so that a step of plain SGD changes the scale by what
-// it would change it as a parameter of its own (the derivative times 1 / base_scale^2).
+// base_scale * g(log_scale), g = exp below 0 and 1 + log_scale above (no step makes the scale overflow). Backward:
+// grad * g'(log_scale) / base_scale, so that a step of plain SGD changes the scale by what it would change it as a parameter of its
+// own (the derivative times 1 / base_scale^2).
 TORCHQAT_API at::Tensor learned_scale(const at::Tensor& log_scale, const at::Tensor& base_scale);
 
 // 2^ceil(log2(base_scale) + log2_scale), within float32's normal powers. Backward: grad * scale * ln 2 (TQT, Jain 2019).

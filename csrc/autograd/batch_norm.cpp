@@ -17,18 +17,19 @@ struct BatchNormRelu : torch::autograd::Function<BatchNormRelu> {
   static constexpr bool is_traceable = true;
 
   static variable_list forward(AutogradContext* ctx, const Variable& input, const std::optional<Variable>& weight,
-                               const std::optional<Variable>& bias, double eps, bool relu) {
+                               const std::optional<Variable>& bias, double eps, bool relu, std::optional<double> ceiling) {
     at::AutoDispatchBelowADInplaceOrView below;
-    auto [output, mean, var] = batch_norm_relu(input, weight, bias, eps, relu);
+    auto [output, mean, var] = batch_norm_relu(input, weight, bias, eps, relu, ceiling);
     ctx->save_for_backward({input, weight.value_or(at::Tensor()), bias.value_or(at::Tensor()), mean, var});
     ctx->saved_data["eps"] = eps;
     ctx->saved_data["relu"] = relu;
+    if (ceiling.has_value()) ctx->saved_data["ceiling"] = *ceiling;
     ctx->mark_non_differentiable({mean, var});
     return {output, mean, var};
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
-    variable_list result(5);
+    variable_list result(6);
     if (!grads[0].defined()) return result;
     const auto saved = ctx->get_saved_variables();
     const auto maybe = [](const at::Tensor& t) { return t.defined() ? std::optional<at::Tensor>(t) : std::nullopt; };
@@ -37,8 +38,10 @@ struct BatchNormRelu : torch::autograd::Function<BatchNormRelu> {
     const bool weight_wanted = has_weight && ctx->needs_input_grad(1);
     const bool bias_wanted = has_bias && ctx->needs_input_grad(has_weight ? 2 : 1);
     const std::array<bool, 3> wanted{ctx->needs_input_grad(0), weight_wanted, bias_wanted};
+    const auto found = ctx->saved_data.find("ceiling");
+    const std::optional<double> ceiling = found == ctx->saved_data.end() ? std::nullopt : std::optional<double>(found->second.toDouble());
     auto [dx, dw, db] = batch_norm_relu_backward(grads[0], saved[0], maybe(saved[1]), maybe(saved[2]), saved[3], saved[4],
-                                                 ctx->saved_data["eps"].toDouble(), ctx->saved_data["relu"].toBool(), wanted);
+                                                 ctx->saved_data["eps"].toDouble(), ctx->saved_data["relu"].toBool(), wanted, ceiling);
     if (wanted[0]) result[0] = dx;
     if (wanted[1]) result[1] = dw.to(saved[1].scalar_type());
     if (wanted[2]) result[2] = db.to(saved[2].scalar_type());
@@ -49,13 +52,13 @@ struct BatchNormRelu : torch::autograd::Function<BatchNormRelu> {
 std::tuple<at::Tensor, at::Tensor, at::Tensor> batch_norm_relu_autograd(const at::Tensor& input,
                                                                         const std::optional<at::Tensor>& weight,
                                                                         const std::optional<at::Tensor>& bias, double eps,
-                                                                        bool relu) {
+                                                                        bool relu, std::optional<double> ceiling) {
   if (needs_gradient(input) || (given(weight) && needs_gradient(*weight)) || (given(bias) && needs_gradient(*bias))) {
-    auto r = BatchNormRelu::apply(input, weight, bias, eps, relu);
+    auto r = BatchNormRelu::apply(input, weight, bias, eps, relu, ceiling);
     return {r[0], r[1], r[2]};
   }
   at::AutoDispatchBelowADInplaceOrView below;
-  return batch_norm_relu(input, weight, bias, eps, relu);
+  return batch_norm_relu(input, weight, bias, eps, relu, ceiling);
 }
 
 at::Tensor update_inplace(at::Tensor& running_mean, at::Tensor& running_var, const at::Tensor& mean, const at::Tensor& var,

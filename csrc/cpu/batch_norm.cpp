@@ -1,6 +1,8 @@
 // BatchNorm with a ReLU on the CPU: tensors to blocks, blocks to threads.
 #include "ops/batch_norm.h"
 
+#include <limits>
+
 #include "cpu/isa.h"
 #include "cpu/kernels/batch_norm.h"
 
@@ -36,13 +38,16 @@ at::Tensor scale_of(const at::Tensor& gamma, const at::Tensor& var, double eps) 
   return (gamma.to(at::kDouble) / (var.to(at::kDouble) + eps).sqrt()).to(at::kFloat);
 }
 
-bn::Parameters parameters(const at::Tensor& mean, const at::Tensor& scale, const at::Tensor& shift, bool relu) {
-  return {mean.const_data_ptr<float>(), scale.const_data_ptr<float>(), shift.const_data_ptr<float>(), relu};
+bn::Parameters parameters(const at::Tensor& mean, const at::Tensor& scale, const at::Tensor& shift, bool relu,
+                          std::optional<double> ceiling) {
+  const float most = static_cast<float>(ceiling.value_or(std::numeric_limits<double>::infinity()));
+  return {mean.const_data_ptr<float>(), scale.const_data_ptr<float>(), shift.const_data_ptr<float>(), relu, most};
 }
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> batch_norm_relu_cpu(const at::Tensor& input, const std::optional<at::Tensor>& weight,
-                                                                   const std::optional<at::Tensor>& bias, double eps, bool relu) {
-  check_batch_norm_relu(input, weight, bias, eps);
+                                                                   const std::optional<at::Tensor>& bias, double eps, bool relu,
+                                                                   std::optional<double> ceiling) {
+  check_batch_norm_relu(input, weight, bias, eps, ceiling);
   const auto format = input.suggest_memory_format();
   const at::Tensor x = input.to(at::kFloat).contiguous(format);
   const auto floats = x.options().memory_format(std::nullopt);
@@ -59,7 +64,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> batch_norm_relu_cpu(const at::Ten
   for_blocks(s, [&](int64_t begin, int64_t end) { kernels.moments(s, from, begin, end, moments); });
   bn::merge_moments(s, moments, mean.mutable_data_ptr<float>(), var.mutable_data_ptr<float>());
   const at::Tensor scale = scale_of(as_float(weight, x, 1.0), var, eps), shift = as_float(bias, x, 0.0);
-  const bn::Parameters p = parameters(mean, scale, shift, relu);
+  const bn::Parameters p = parameters(mean, scale, shift, relu, ceiling);
   float* to = y.mutable_data_ptr<float>();
   for_blocks(s, [&](int64_t begin, int64_t end) { kernels.normalize(s, from, p, begin, end, to); });
   return {y.to(input.scalar_type()), mean, var};
@@ -69,7 +74,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> backward_cpu(const at::Tensor& gr
                                                             const std::optional<at::Tensor>& weight,
                                                             const std::optional<at::Tensor>& bias, const at::Tensor& mean,
                                                             const at::Tensor& var, double eps, bool relu,
-                                                            std::array<bool, 3> wanted) {
+                                                            std::array<bool, 3> wanted, std::optional<double> ceiling) {
   const auto format = input.suggest_memory_format();
   const at::Tensor x = input.to(at::kFloat).contiguous(format), grad = grad_output.to(at::kFloat).contiguous(format);
   const auto floats = x.options().memory_format(std::nullopt);
@@ -77,7 +82,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> backward_cpu(const at::Tensor& gr
   const bn::Shape s = shape_of(x, format);
   const bn::Kernels kernels = current_kernels();
   const at::Tensor scale = scale_of(as_float(weight, x, 1.0), var, eps), shift = as_float(bias, x, 0.0);
-  const bn::Parameters p = parameters(mean, scale, shift, relu);
+  const bn::Parameters p = parameters(mean, scale, shift, relu, ceiling);
   const float *dy = grad.const_data_ptr<float>(), *from = x.const_data_ptr<float>();
   const at::Tensor parts = at::empty({2, s.blocks(), s.channels}, floats);
   float* part = parts.mutable_data_ptr<float>();

@@ -5,6 +5,8 @@
 #include "cuda/device.h"
 #include "ops/batch_norm.h"
 
+#include <limits>
+
 namespace torchqat::cuda {
 namespace {
 
@@ -15,7 +17,7 @@ struct Call {
   BatchNorm args;
 
   Call(const at::Tensor& input, const OptionalTensor& weight, const OptionalTensor& bias, const at::Tensor& mean,
-       const at::Tensor& var, double eps, bool relu)
+       const at::Tensor& var, double eps, bool relu, std::optional<double> ceiling)
       : x(input) {
     const auto parameter = [&](const OptionalTensor& t, double fill) {
       return t.has_value() && t->defined() ? in_type(*t, at::kFloat)
@@ -29,6 +31,7 @@ struct Call {
     args.pixels = x.numel() == 0 ? 0 : x.numel() / (x.size(0) * x.size(1));
     args.channels_last = x.suggest_memory_format() != at::MemoryFormat::Contiguous;
     args.relu = relu;
+    args.ceiling = static_cast<float>(ceiling.value_or(std::numeric_limits<double>::infinity()));
     args.x = x.const_data_ptr<float>();
     args.mean = mean.const_data_ptr<float>();
     args.scale = scale.const_data_ptr<float>();
@@ -37,8 +40,9 @@ struct Call {
 };
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> batch_norm_relu_op(const at::Tensor& input, const OptionalTensor& weight,
-                                                                  const OptionalTensor& bias, double eps, bool relu) {
-  check_batch_norm_relu(input, weight, bias, eps);
+                                                                  const OptionalTensor& bias, double eps, bool relu,
+                                                                  std::optional<double> ceiling) {
+  check_batch_norm_relu(input, weight, bias, eps, ceiling);
   const OnDevice device(input);
   const auto format = input.suggest_memory_format();
   const at::Tensor x = input.to(at::kFloat).contiguous(format);
@@ -50,7 +54,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> batch_norm_relu_op(const at::Tens
   auto [var, mean] = at::var_mean(x, all_but_channels, /*unbiased=*/false);
   mean = mean.contiguous();
   var = var.contiguous();
-  Call call(x, weight, bias, mean, var, eps, relu);
+  Call call(x, weight, bias, mean, var, eps, relu, ceiling);
   call.args.out = y.mutable_data_ptr<float>();
   batch_norm_values(call.args, device.stream());
   return {y.to(input.scalar_type()), mean, var};
@@ -59,13 +63,13 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> batch_norm_relu_op(const at::Tens
 std::tuple<at::Tensor, at::Tensor, at::Tensor> backward_op(const at::Tensor& grad_output, const at::Tensor& input,
                                                            const OptionalTensor& weight, const OptionalTensor& bias,
                                                            const at::Tensor& mean, const at::Tensor& var, double eps, bool relu,
-                                                           std::array<bool, 3> wanted) {
+                                                           std::array<bool, 3> wanted, std::optional<double> ceiling) {
   const OnDevice device(input);
   const auto format = input.suggest_memory_format();
   const at::Tensor x = input.to(at::kFloat).contiguous(format), grad = grad_output.to(at::kFloat).contiguous(format);
   const at::Tensor own_mean = in_type(mean, at::kFloat);
   const auto floats = x.options().memory_format(std::nullopt);
-  Call call(x, weight, bias, own_mean, var, eps, relu);
+  Call call(x, weight, bias, own_mean, var, eps, relu, ceiling);
   call.args.grad = grad.const_data_ptr<float>();
   const int64_t chunks = batch_norm_chunks(call.args);
   const at::Tensor parts = at::empty({2, chunks, call.args.channels}, floats.dtype(at::kDouble));

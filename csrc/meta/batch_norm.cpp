@@ -5,8 +5,9 @@ namespace torchqat {
 namespace {
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> batch_norm_relu_meta(const at::Tensor& input, const std::optional<at::Tensor>& weight,
-                                                                    const std::optional<at::Tensor>& bias, double eps, bool) {
-  check_batch_norm_relu(input, weight, bias, eps);
+                                                                    const std::optional<at::Tensor>& bias, double eps, bool,
+                                                                    std::optional<double> ceiling) {
+  check_batch_norm_relu(input, weight, bias, eps, ceiling);
   const auto floats = input.options().dtype(at::kFloat);
   return {at::empty_symint(input.sym_sizes(), input.options(), input.suggest_memory_format()),
           at::empty_symint({input.sym_size(1)}, floats), at::empty_symint({input.sym_size(1)}, floats)};
@@ -15,7 +16,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> batch_norm_relu_meta(const at::Te
 std::tuple<at::Tensor, at::Tensor, at::Tensor> backward_meta(const at::Tensor&, const at::Tensor& input,
                                                              const std::optional<at::Tensor>&, const std::optional<at::Tensor>&,
                                                              const at::Tensor&, const at::Tensor&, double, bool,
-                                                             std::array<bool, 3> wanted) {
+                                                             std::array<bool, 3> wanted, std::optional<double>) {
   const auto floats = input.options().dtype(at::kFloat);
   const auto sums = [&](bool is_wanted) {
     return is_wanted ? at::empty_symint({input.sym_size(1)}, floats) : at::empty({0}, floats);

@@ -10,10 +10,17 @@ TORCHQAT_INLINE V normalized(V centred, V scale, V shift) {
   return centred * scale + shift;
 }
 
-// A NaN survives.
+// Within [0, ceiling]; a NaN survives.
 template <typename V>
-TORCHQAT_INLINE V rectified(V y) {
-  return lane_max(V(0.0f), y);
+TORCHQAT_INLINE V rectified(V y, V ceiling) {
+  return lane_min(ceiling, lane_max(V(0.0f), y));
+}
+
+// The gradient behind `rectified`: none at its ends and beyond.
+template <typename V>
+TORCHQAT_INLINE V rectified_gradient(V y, V ceiling, V gradient) {
+  const V infinity(__builtin_inff()), zero(0.0f);
+  return select(in_range(y, zero - infinity, zero), zero, select(in_range(y, ceiling, infinity), zero, gradient));
 }
 
 // mean: of the gradient over the channel; slope: mean(gradient * centred) / (var + eps).

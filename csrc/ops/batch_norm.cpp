@@ -8,24 +8,25 @@ namespace torchqat {
 
 TORCH_LIBRARY_FRAGMENT(torchqat, m) {
   m.def(
-      "batch_norm_relu(Tensor input, Tensor? weight, Tensor? bias, float eps, bool relu=True) "
+      "batch_norm_relu(Tensor input, Tensor? weight, Tensor? bias, float eps, bool relu=True, float? ceiling=None) "
       "-> (Tensor output, Tensor mean, Tensor var)");
   m.def(
       "_batch_norm_relu_backward(Tensor grad_output, Tensor input, Tensor? weight, Tensor? bias, Tensor mean, Tensor var, "
-      "float eps, bool relu, bool[3] output_mask) -> (Tensor grad_input, Tensor grad_weight, Tensor grad_bias)");
+      "float eps, bool relu, bool[3] output_mask, float? ceiling=None) -> (Tensor grad_input, Tensor grad_weight, Tensor grad_bias)");
   m.def(
       "batch_norm_update_(Tensor(a!) running_mean, Tensor(b!) running_var, Tensor mean, Tensor var, SymInt count, float momentum) "
       "-> Tensor unbiased_var");
 }
 
 void check_batch_norm_relu(const at::Tensor& input, const std::optional<at::Tensor>& weight, const std::optional<at::Tensor>& bias,
-                           double eps) {
+                           double eps, std::optional<double> ceiling) {
   const char* op = "batch_norm_relu";
   const auto type = input.scalar_type();
   TORCH_CHECK_TYPE(type == at::kFloat || type == at::kBFloat16 || type == at::kHalf, op,
                    ": input must be float32, bfloat16 or float16, got ", type);
   TORCH_CHECK_VALUE(input.dim() >= 2, op, ": input must be [N, C, *spatial], got shape ", input.sym_sizes());
   TORCH_CHECK_VALUE(eps > 0, op, ": eps must be > 0, got ", eps);
+  TORCH_CHECK_VALUE(!ceiling.has_value() || *ceiling > 0, op, ": ceiling must be > 0, got ", ceiling.value_or(0.0));
   const auto check = [&](const char* name, const std::optional<at::Tensor>& t) {
     if (!t.has_value() || !t->defined()) return;
     TORCH_CHECK_TYPE(at::isFloatingType(t->scalar_type()), op, ": ", name, " must be floating, got ", t->scalar_type());
@@ -59,17 +60,18 @@ void check_batch_norm_update(const at::Tensor& running_mean, const at::Tensor& r
 }
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> batch_norm_relu(const at::Tensor& input, const std::optional<at::Tensor>& weight,
-                                                               const std::optional<at::Tensor>& bias, double eps, bool relu) {
+                                                               const std::optional<at::Tensor>& bias, double eps, bool relu,
+                                                               std::optional<double> ceiling) {
   static const auto op = find_op<decltype(batch_norm_relu)>("torchqat::batch_norm_relu");
-  return op.call(input, weight, bias, eps, relu);
+  return op.call(input, weight, bias, eps, relu, ceiling);
 }
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> batch_norm_relu_backward(
     const at::Tensor& grad_output, const at::Tensor& input, const std::optional<at::Tensor>& weight,
     const std::optional<at::Tensor>& bias, const at::Tensor& mean, const at::Tensor& var, double eps, bool relu,
-    std::array<bool, 3> output_mask) {
+    std::array<bool, 3> output_mask, std::optional<double> ceiling) {
   static const auto op = find_op<decltype(batch_norm_relu_backward)>("torchqat::_batch_norm_relu_backward");
-  return op.call(grad_output, input, weight, bias, mean, var, eps, relu, output_mask);
+  return op.call(grad_output, input, weight, bias, mean, var, eps, relu, output_mask, ceiling);
 }
 
 at::Tensor batch_norm_update_symint(at::Tensor& running_mean, at::Tensor& running_var, const at::Tensor& mean, const at::Tensor& var,

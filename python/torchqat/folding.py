@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from torchqat.mapping import CONV_BN_TO_QAT
+from torchqat.nn.qat.relu import absorbable
 
 
 class _Tracer(torch.fx.Tracer):
@@ -35,7 +36,7 @@ def find_conv_bn(model: nn.Module) -> list[tuple[nn.Module, nn.Module]]:
 def find_relus(model: nn.Module, pairs: list) -> dict[int, nn.Module]:
     """The ReLU that certainly follows, by id of the BatchNorm of a pair; hooks would notice, so none where there are any."""
     bare = {id(bn) for conv, bn in pairs if not _hooked(conv)}
-    found = _find(model, lambda bn, relu: id(bn) in bare and type(relu) is nn.ReLU and not _hooked(relu))
+    found = _find(model, lambda bn, relu: id(bn) in bare and absorbable(relu) and not _hooked(relu))
     return {id(bn): relu for bn, relu in found}
 
 

@@ -15,7 +15,7 @@ from torchqat.nn.attention import leave_fused_paths
 from torchqat.nn.qat._form import QatForm
 from torchqat.nn.qat._layer import QatLayer
 from torchqat.nn.qat.output import Output, check_output_spec
-from torchqat.nn.qat.relu import AbsorbedReLU
+from torchqat.nn.qat.relu import stand_in_for
 from torchqat.nn.quantized._layer import QuantizedLayer
 from torchqat.rewrite import Refused, append_outputs
 
@@ -188,7 +188,7 @@ def _replacements(model: nn.Module, chosen: dict, pairs: list) -> dict[int, nn.M
         new[id(conv)] = _named(names[id(conv)], CONV_BN_TO_QAT[type(conv)][1].from_float, conv, bn, config)
         new[id(bn)] = nn.Identity().train(bn.training)
         if (relu := relus.get(id(bn))) is not None:
-            new[id(relu)] = AbsorbedReLU.from_float(relu)
+            new[id(relu)] = stand_in_for(relu)
             new[id(conv)].absorb(new[id(relu)])
     for module in list(model.modules()):
         config = chosen.get(id(module))

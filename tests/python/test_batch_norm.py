@@ -36,18 +36,18 @@ def layer(shape, seed=0, offset=0.0, channels_last=False, affine=True, dtype=tor
     return x, w, b, torch.randn(shape, generator=g).to(dtype)
 
 
-def ours(x, w, b, grad, relu=True, eps=1e-5):
+def ours(x, w, b, grad, relu=True, eps=1e-5, ceiling=None):
     leaves = [None if t is None else t.clone().requires_grad_() for t in (x, w, b)]
-    y, mean, var = ops.batch_norm_relu(*leaves, eps, relu)
+    y, mean, var = ops.batch_norm_relu(*leaves, eps, relu, ceiling)
     assert not mean.requires_grad and not var.requires_grad
     y.backward(grad)
     return y.detach(), mean, var, *(t.grad for t in leaves if t is not None)
 
 
-def exact(x, w, b, grad, relu=True, eps=1e-5):
+def exact(x, w, b, grad, relu=True, eps=1e-5, ceiling=None):
     leaves = [None if t is None else t.double().requires_grad_() for t in (x, w, b)]
     y = F.batch_norm(leaves[0], None, None, *leaves[1:], True, 0.1, eps)
-    y = torch.relu(y) if relu else y
+    y = F.hardtanh(y, 0.0, torch.inf if ceiling is None else ceiling) if relu else y
     y.backward(grad.double())
     dims = [d for d in range(x.dim()) if d != 1]
     moments = (x.double().mean(dims), x.double().var(dims, unbiased=False))
@@ -63,9 +63,9 @@ def assert_close(got, expected, grad, bound):
 @settings(max_examples=60, deadline=None)
 @given(
     st.integers(1, 5), st.integers(1, 40), st.lists(st.integers(1, 17), min_size=0, max_size=3), st.booleans(), st.booleans(),
-    st.booleans(), st.integers(0, 1000), st.sampled_from(ISAS),
+    st.booleans(), st.integers(0, 1000), st.sampled_from(ISAS), st.sampled_from([None, 0.5]),
 )  # fmt: skip
-def test_values_and_gradients_against_float64(n, channels, spatial, relu, channels_last, affine, seed, isa):
+def test_values_and_gradients_against_float64(n, channels, spatial, relu, channels_last, affine, seed, isa, ceiling):
     shape = (n, channels, *spatial)
     x, w, b, grad = layer(shape, seed, channels_last=channels_last, affine=affine)
     if x.numel() == channels:
@@ -74,9 +74,10 @@ def test_values_and_gradients_against_float64(n, channels, spatial, relu, channe
         return
     ops._set_cpu_isa(isa)
     # A large eps keeps channels of two nearly equal values as well conditioned as the rest.
-    got, expected = ours(x, w, b, grad, relu, 0.1), exact(x, w, b, grad, relu, 0.1)
+    got, expected = (f(x, w, b, grad, relu, 0.1, ceiling) for f in (ours, exact))
     # What lies within rounding of the ReLU's corner may open on one side only.
-    if relu and (((got[0] > 0) != (expected[0] > 0)).any()):
+    inside = lambda y: (y > 0) & (y < (torch.inf if ceiling is None else ceiling))
+    if relu and (inside(got[0]) != inside(expected[0])).any():
         return
     assert got[0].stride() == x.stride() or not x.is_contiguous()
     assert_close(got, expected, grad, 5e-6)
@@ -155,6 +156,7 @@ def test_opcheck(channels_last):
     x, w, b, grad = layer((2, 5, 4, 3), 6, channels_last=channels_last)
     opcheck(ops.batch_norm_relu, (x.requires_grad_(), w.requires_grad_(), b.requires_grad_(), 1e-5, True))
     opcheck(ops.batch_norm_relu, (x, None, None, 1e-5, False))
+    opcheck(ops.batch_norm_relu, (x, w, b, 1e-5, True, 6.0))
     mean, var = ops.batch_norm_relu(x.detach(), w.detach(), b.detach(), 1e-5)[1:]
     opcheck(ops._batch_norm_relu_backward,
             (grad, x.detach(), w.detach(), b.detach(), mean, var, 1e-5, True, [True, True, True]))  # fmt: skip
@@ -169,6 +171,7 @@ def test_opcheck(channels_last):
         ((torch.zeros(2, 3), torch.zeros(2), None, 1e-5), ValueError, r"weight must have shape \[3\], got \[2\]"),
         ((torch.zeros(2, 3), None, torch.zeros(3, dtype=torch.int32), 1e-5), TypeError, "bias must be floating, got Int"),
         ((torch.zeros(2, 3), None, None, 0.0), ValueError, "eps must be > 0, got 0"),
+        ((torch.zeros(2, 3), None, None, 1e-5, True, 0.0), ValueError, "ceiling must be > 0, got 0"),
         ((torch.zeros(1, 3), None, None, 1e-5), ValueError, r"more than one element in each channel, got shape \[1, 3\]"),
     ],
 )  # fmt: skip
@@ -256,6 +259,34 @@ def test_frozen_training_equals_eval_and_deployment():
     assert copied[0].absorbed[0] is copied[2]
     final = torchqat.convert(copied, inplace=True)
     assert type(final[2]) is nn.ReLU and torch.equal(final(x), trained)
+
+
+def test_relu6_is_absorbed_too():
+    model = net()
+    model[2] = nn.ReLU6(inplace=True)
+    with torch.no_grad():
+        model[1].weight.mul_(10)
+    prepared = torchqat.prepare_qat(model)
+    assert type(prepared[2]).__name__ == "AbsorbedReLU6"
+    x = torch.randn(4, 3, 9, 9)
+    y = prepared[0](x)
+    assert y.min() == 0 and y.max() == 6 and torch.equal(prepared[2](y), y)
+    other = with_modules_of_torch(prepared)
+    assert type(other[2]) is nn.ReLU6
+    results = []
+    for owner in (prepared, other):
+        leaf = x.clone().requires_grad_()
+        owner[:3](leaf).sum().backward()
+        results.append(leaf.grad)
+    assert (results[0] - results[1]).norm() <= 1e-2 * results[1].norm()
+    prepared(x)
+    torchqat.freeze_observers(prepared)
+    torchqat.freeze_batch_norm(prepared)
+    trained = prepared(x).detach()
+    converted = torchqat.convert(prepared)
+    assert type(converted[2]) is nn.ReLU6 and torch.equal(converted(x), trained)
+    assert torch.equal(torch.jit.script(prepared)(x), trained) and torch.equal(prepared.eval()(x), trained)
+    assert torchqat.verify(prepared, converted, [x]).equal
 
 
 def test_modes_may_differ():

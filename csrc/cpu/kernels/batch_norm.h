@@ -35,6 +35,7 @@ struct Moments {
 struct Parameters {
   const float *mean, *scale, *shift;  // scale = gamma / sqrt(var + eps)
   bool relu;
+  float ceiling;  // of the ReLU; infinity for none
 };
 
 struct Kernels {

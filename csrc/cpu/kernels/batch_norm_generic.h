@@ -127,9 +127,9 @@ void moments(const Shape& s, const float* x, int64_t begin, int64_t end, const M
 
 // The gradient behind the ReLU, whose argument is worked out again.
 template <bool Relu>
-TORCHQAT_INLINE Vec open_gradient(Vec grad, Vec centred, Vec scale, Vec shift) {
+TORCHQAT_INLINE Vec open_gradient(Vec grad, Vec centred, Vec scale, Vec shift, Vec ceiling) {
   if constexpr (!Relu) return grad;
-  return numerics::select(in_range(numerics::normalized(centred, scale, shift), Vec(-__builtin_inff()), Vec(0.0f)), Vec(0.0f), grad);
+  return numerics::rectified_gradient(numerics::normalized(centred, scale, shift), ceiling, grad);
 }
 
 // Calls visit(offset, count, lane, mean, scale, shift, channel) for every vector of the blocks.
@@ -156,10 +156,11 @@ TORCHQAT_INLINE void for_elements(const Shape& s, const Parameters& p, int64_t b
 }
 
 void normalize(const Shape& s, const float* x, const Parameters& p, int64_t begin, int64_t end, float* y) {
+  const Vec ceiling(p.ceiling);
   const auto run = [&](auto relu) {
     for_elements(s, p, begin, end, [&](int64_t at, int count, Vec mean, Vec scale, Vec shift, int64_t) {
       const Vec value = numerics::normalized(load(x + at, count) - mean, scale, shift);
-      store(relu.value ? numerics::rectified(value) : value, y + at, count);
+      store(relu.value ? numerics::rectified(value, ceiling) : value, y + at, count);
     });
   };
   p.relu ? run(std::true_type()) : run(std::false_type());
@@ -168,6 +169,7 @@ void normalize(const Shape& s, const float* x, const Parameters& p, int64_t begi
 template <bool Relu>
 void gradient_sums_of(const Shape& s, const float* grad, const float* x, const Parameters& p, int64_t begin, int64_t end, float* sum,
                       float* product_sum) {
+  const Vec ceiling(p.ceiling);
   for (int64_t b = begin; b < end; ++b) {
     const int64_t n = s.size_of(b);
     if (s.channels_last) {
@@ -181,7 +183,7 @@ void gradient_sums_of(const Shape& s, const float* grad, const float* x, const P
             [&](int64_t row, Vec* terms) {
               const int64_t at = first + row * s.channels + c;
               const Vec centred = load(x + at, count) - mean;
-              terms[0] = open_gradient<Relu>(load(grad + at, count), centred, scale, shift);
+              terms[0] = open_gradient<Relu>(load(grad + at, count), centred, scale, shift, ceiling);
               terms[1] = terms[0] * centred;
             },
             sums);
@@ -197,7 +199,7 @@ void gradient_sums_of(const Shape& s, const float* grad, const float* x, const P
       for (int i = 0; i < kVecs; ++i) sums[i] = products[i] = Vec(0.0f);
       for_vectors(n, [&](int64_t i, int count, int lane) {
         const Vec centred = load(x + first + i, count) - mean;
-        const Vec open = open_gradient<Relu>(load(grad + first + i, count), centred, scale, shift);
+        const Vec open = open_gradient<Relu>(load(grad + first + i, count), centred, scale, shift, ceiling);
         sums[lane] = sums[lane] + open;
         products[lane] = products[lane] + trimmed(open * centred, count);
       });
@@ -215,10 +217,11 @@ void gradient_sums(const Shape& s, const float* grad, const float* x, const Para
 
 void gradient(const Shape& s, const float* grad, const float* x, const Parameters& p, const float* mean_grad, const float* slope,
               int64_t begin, int64_t end, float* dx) {
+  const Vec ceiling(p.ceiling);
   const auto run = [&](auto relu) {
     for_elements(s, p, begin, end, [&](int64_t at, int count, Vec mean, Vec scale, Vec shift, int64_t c) {
       const Vec centred = load(x + at, count) - mean;
-      const Vec open = open_gradient<relu.value>(load(grad + at, count), centred, scale, shift);
+      const Vec open = open_gradient<relu.value>(load(grad + at, count), centred, scale, shift, ceiling);
       const Vec average = s.channels_last ? load(mean_grad + c, count) : Vec(mean_grad[c]);
       const Vec steep = s.channels_last ? load(slope + c, count) : Vec(slope[c]);
       store(numerics::normalized_gradient(open, centred, average, steep, scale), dx + at, count);

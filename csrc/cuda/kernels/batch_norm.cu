@@ -12,7 +12,7 @@ constexpr int threads = 256;
 // The gradient at the normalised value: 0 where the ReLU gave 0.
 __device__ __forceinline__ float open_gradient(const BatchNorm& b, float grad, float centred, int64_t channel) {
   if (!b.relu) return grad;
-  return numerics::normalized(centred, b.scale[channel], b.shift[channel]) <= 0.0f ? 0.0f : grad;
+  return numerics::rectified_gradient(numerics::normalized(centred, b.scale[channel], b.shift[channel]), b.ceiling, grad);
 }
 
 // A thread takes eight elements.
@@ -42,7 +42,7 @@ __global__ void __launch_bounds__(threads) elements_kernel(const __grid_constant
                                            b.slope[channel], b.scale[channel]);
     } else {
       const float value = numerics::normalized(centred, b.scale[channel], b.shift[channel]);
-      y[j] = b.relu ? numerics::rectified(value) : value;
+      y[j] = b.relu ? numerics::rectified(value, b.ceiling) : value;
     }
   }
   store_some(b.out + first, n, whole, y);

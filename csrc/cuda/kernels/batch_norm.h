@@ -8,6 +8,7 @@ namespace torchqat::cuda {
 struct BatchNorm {
   int64_t samples = 0, channels = 0, pixels = 0;
   bool channels_last = false, relu = false;
+  float ceiling = 0;  // of the ReLU; infinity for none
   const float* x = nullptr;
   const float *mean = nullptr, *scale = nullptr, *shift = nullptr;  // [channels]; scale = gamma / sqrt(var + eps)
   const float* grad = nullptr;                                      // of the backward

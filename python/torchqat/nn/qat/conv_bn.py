@@ -1,12 +1,13 @@
 """Convolution with its BatchNorm folded into the weight while training, so that the deployed weight is the trained one."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from torchqat.config import QConfig
 from torchqat.nn.qat._layer import adopt
 from torchqat.nn.qat.conv import _Conv
-from torchqat.nn.qat.relu import AbsorbedReLU
+from torchqat.nn.qat.relu import ceiling_of
 from torchqat.observers import in_recomputation
 
 _PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -43,16 +44,21 @@ class _ConvBn(_Conv):
         new.bn_frozen = False
         new.absorbed = None
         new.absorbs_relu = False
+        new.ceiling = None
         new.bn_plain = new._bn_is_plain()
         new.configure(qconfig)
         return new
 
     @torch.jit.unused
-    def absorb(self, relu: AbsorbedReLU) -> None:
+    def absorb(self, relu: nn.Module) -> None:
         """From now on clip what this layer returns while `relu` is in training mode (where it passes its input on)."""
         # In a tuple, so that it is no submodule here.
         self.absorbed = (relu,)
         self.absorbs_relu = True
+        self.ceiling = ceiling_of(relu)
+
+    def clipped(self, y: Tensor) -> Tensor:
+        return torch.relu(y) if self.ceiling is None else F.relu6(y)
 
     @torch.jit.unused
     def _clips(self) -> bool:
@@ -73,8 +79,8 @@ class _ConvBn(_Conv):
         usual = y.dim() == self.spatial_dims + 2 and y.dtype != torch.float64 and y.device.type == "cpu" and y.numel() > 0
         if not (plain and usual):
             y = self.bn(y)
-            return torch.relu(y) if relu else y
-        out, mean, var = torch.ops.torchqat.batch_norm_relu(y, self.bn.weight, self.bn.bias, self.bn.eps, relu)
+            return self.clipped(y) if relu else y
+        out, mean, var = torch.ops.torchqat.batch_norm_relu(y, self.bn.weight, self.bn.bias, self.bn.eps, relu, self.ceiling)
         running_mean, running_var, batches = self.bn.running_mean, self.bn.running_var, self.bn.num_batches_tracked
         momentum = self.bn.momentum
         if not repeated and running_mean is not None and running_var is not None and momentum is not None:
@@ -152,7 +158,7 @@ class _ConvBn(_Conv):
             relu = self.absorbs_relu and self.training
         else:
             relu = self._clips()
-        return torch.relu(y) if relu else y
+        return self.clipped(y) if relu else y
 
 
 class ConvBn1d(_ConvBn, nn.Conv1d):

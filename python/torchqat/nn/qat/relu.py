@@ -15,18 +15,42 @@ class AbsorbedReLU(nn.ReLU):
             return input
         return F.relu(input, inplace=self.inplace)
 
-    @classmethod
-    def from_float(cls, relu: nn.ReLU) -> "AbsorbedReLU":
-        new = cls.__new__(cls)
-        new.__dict__ = dict(relu.__dict__)
-        return new
+
+class AbsorbedReLU6(nn.ReLU6):
+    """The same of nn.ReLU6."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.training:
+            return input
+        return F.relu6(input, inplace=self.inplace)
+
+
+# What can be absorbed, its stand-in, and the largest value that it lets through.
+_ABSORBED = {nn.ReLU: (AbsorbedReLU, None), nn.ReLU6: (AbsorbedReLU6, 6.0)}
+_RELEASED = {stand_in: relu for relu, (stand_in, _) in _ABSORBED.items()}
+
+
+def absorbable(module: nn.Module) -> bool:
+    return type(module) in _ABSORBED
+
+
+def stand_in_for(relu: nn.Module) -> nn.Module:
+    """What takes the module's place in the model."""
+    cls = _ABSORBED[type(relu)][0]
+    new = cls.__new__(cls)
+    new.__dict__ = dict(relu.__dict__)
+    return new
+
+
+def ceiling_of(stand_in: nn.Module) -> float | None:
+    return _ABSORBED[_RELEASED[type(stand_in)]][1]
 
 
 def release(model: nn.Module) -> list[nn.Module]:
-    """Every AbsorbedReLU of the model becomes an nn.ReLU again (clipping twice changes nothing); returns them."""
-    found = [m for m in model.modules() if type(m) is AbsorbedReLU]
+    """Every stand-in of the model becomes what it was (clipping twice changes nothing); returns them."""
+    found = [m for m in model.modules() if type(m) in _RELEASED]
     for module in found:
-        module.__class__ = nn.ReLU
+        module.__class__ = _RELEASED[type(module)]
     return found
 
 
@@ -38,4 +62,4 @@ def released(model: nn.Module):
         yield
     finally:
         for module in found:
-            module.__class__ = AbsorbedReLU
+            module.__class__ = _ABSORBED[type(module)][0]

@@ -43,10 +43,16 @@ at::Tensor checked_scale(const char* op, const char* name, const at::Tensor& sca
 
 InputQparams input_qparams(const ConvArgs& args, const at::Tensor& scale, const at::Tensor& zero_point) {
   const at::Tensor s = checked_scale(args.op, "input_scale", scale);
-  const at::Tensor z = zero_point.to(at::kFloat).contiguous();
   InputQparams q;
   q.scale.assign(s.const_data_ptr<float>(), s.const_data_ptr<float>() + s.numel());
-  q.zero_point.assign(z.const_data_ptr<float>(), z.const_data_ptr<float>() + z.numel());
+  if (zero_point.scalar_type() == at::kInt && zero_point.is_contiguous()) {
+    // The usual case, without the tensor that a conversion makes.
+    const int* z = zero_point.const_data_ptr<int>();
+    q.zero_point.assign(z, z + zero_point.numel());
+  } else {
+    const at::Tensor z = zero_point.to(at::kFloat).contiguous();
+    q.zero_point.assign(z.const_data_ptr<float>(), z.const_data_ptr<float>() + z.numel());
+  }
   for (float& value : q.zero_point) {
     TORCH_CHECK_VALUE(value >= static_cast<float>(args.quant_min) && value <= static_cast<float>(args.quant_max) && value == std::nearbyint(value),
                       args.op, ": input_zero_point must be an integer in [", args.quant_min, ", ", args.quant_max, "], got ", value);
@@ -289,7 +295,7 @@ at::Tensor conv_int8_codes_cpu(const at::Tensor& input, const at::Tensor& packed
   grid.scale = checked_scale(args.op, "output_scale", output_scale).const_data_ptr<float>()[0];
   grid.quant_min = static_cast<float>(output_quant_min);
   grid.quant_max = static_cast<float>(output_quant_max);
-  grid.zero_point = output_zero_point.to(at::kFloat).item<float>();
+  grid.zero_point = static_cast<float>(output_zero_point.item<double>());
   TORCH_CHECK_VALUE(grid.zero_point >= grid.quant_min && grid.zero_point <= grid.quant_max && grid.zero_point == std::nearbyint(grid.zero_point),
                     args.op, ": output_zero_point must be an integer in [", output_quant_min, ", ", output_quant_max, "], got ",
                     grid.zero_point);

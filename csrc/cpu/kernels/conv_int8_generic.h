@@ -2,10 +2,13 @@
 //   gemm_begin(), gemm_end()
 //   gemm(a, row_stride, rows, runs, run_count, panel, columns, init, sums)     sums int32 [rows rounded up to 16][64]
 //   depthwise(plan, a, weight, channel, columns, rows, init, sums)             from conv_depthwise_{plain,vnni}.h
+//   depthwise_line(plan, task, a, ..., to)                                     the same with results stored at element `to`; false
+//                                                                              if there is no such form for this kernel
 #pragma once
 #include <algorithm>
 #include <cstring>
 
+#include "cpu/kernels/conv_codes_generic.h"
 #include "cpu/kernels/conv_int8.h"
 #include "cpu/kernels/conv_pad_generic.h"
 #include "cpu/vec/transpose.h"
@@ -23,6 +26,8 @@ struct Constants {
   int32_t* init;  // [planes][panels][chunks][64]: - zero_point * sum of weights
   float* scale;   // [planes][panels][64]: s_x * s_w
   float* bias;
+  float* cuts;    // [planes][panels][2][64] and then the limits, for codes: Shortcut
+  float* limits;
 };
 
 inline Constants make_constants(const Plan& plan, const Task& task, uint8_t* scratch) {
@@ -32,18 +37,29 @@ inline Constants make_constants(const Plan& plan, const Task& task, uint8_t* scr
   c.init = reinterpret_cast<int32_t*>(scratch);
   c.scale = reinterpret_cast<float*>(c.init + w.sum_count());
   c.bias = c.scale + panels * kPanel;
+  c.cuts = c.bias + panels * kPanel;
+  c.limits = c.cuts + 2 * panels * kPanel;
   const int32_t* sums = packed_sums(w, task.packed);
   // Wraps as the accumulators do: the final sum fits.
   for (int64_t i = 0; i < w.sum_count(); ++i) {
     c.init[i] = static_cast<int32_t>(0u - static_cast<uint32_t>(task.zero_point) * static_cast<uint32_t>(sums[i]));
   }
+  const Vec input_scale(task.input_scale);
   for (int64_t p = 0; p < panels; ++p) {
-    for (int64_t lane = 0; lane < kPanel; ++lane) {
-      const int64_t column = p % w.panels * kPanel + lane, channel = p / w.panels * w.plane_out + column;
-      const bool real = column < w.plane_out && channel < w.out_channels();
-      const int64_t at = p * kPanel + lane;
-      c.scale[at] = real ? numerics::product_scale(task.input_scale, task.weight_scale[task.per_channel ? channel : 0]) : 0.0f;
-      c.bias[at] = real && task.bias != nullptr ? task.bias[channel] : 0.0f;
+    const int64_t column = p % w.panels * kPanel, channel = p / w.panels * w.plane_out + column;
+    const int64_t count = std::min({kPanel, w.plane_out - column, w.out_channels() - channel});
+    float* scale = c.scale + p * kPanel;
+    float* bias = c.bias + p * kPanel;
+    std::memset(scale, 0, kPanel * sizeof(float));
+    std::memset(bias, 0, kPanel * sizeof(float));
+    for (int64_t i = 0; i < count; i += Vec::size) {
+      const int n = static_cast<int>(std::min<int64_t>(Vec::size, count - i));
+      const Vec weight_scale = task.per_channel ? Vec::load(task.weight_scale + channel + i, n) : Vec(task.weight_scale[0]);
+      numerics::product_scale(input_scale, weight_scale).store(scale + i, n);
+      if (task.bias != nullptr) Vec::load(task.bias + channel + i, n).store(bias + i, n);
+    }
+    if (task.out_codes != nullptr) {
+      c.limits[p] = make_shortcut(CodeGrid(task.grid), scale, bias, w.k_pad(), c.cuts + 2 * p * kPanel).limit;
     }
   }
   return c;
@@ -58,6 +74,7 @@ struct Block {
   const float* bias;
   int64_t columns;
   int64_t channel;  // first output channel
+  Shortcut cut;     // for codes
 
   TORCHQAT_INLINE Vec value(int64_t row, int64_t i) const {
     const Vec sum = summed ? Vec::load(values + row * kPanel + i) : Vec::load_s32(sums + row * kPanel + i);
@@ -89,23 +106,15 @@ inline void finish_run(const Plan& plan, const Task& task, const Block& b, int64
 // The same as codes of the next layer.
 inline void finish_codes(const Plan& plan, const Task& task, const Block& b, int64_t row, int64_t count, int64_t pixel) {
   const int64_t channels = plan.weight.out_channels();
-  const OutputGrid& g = task.grid;
-  const Vec scale(g.scale), reciprocal(numerics::quotient_reciprocal(g.scale)), zero(g.zero_point), low(g.quant_min), high(g.quant_max);
-  const bool is_signed = g.quant_min < 0;
+  const CodeGrid grid(task.grid);
+  const CodePacker pack(grid);
   alignas(64) uint8_t staged[(kStrip + 16) * kPanel];
   for (int64_t r = row; r < row + count; ++r) {
-    uint8_t* to = staged + (r - row) * kPanel;
-    for (int64_t i = 0; i < b.columns; i += Vec::size) {
-      const Vec value = b.value(r, i), y = g.relu ? numerics::lane_max(Vec(0.0f), value) : value;
-      const Vec level = numerics::rounded_quotient(y, scale, reciprocal) + zero;
-      const Vec code = numerics::storable_code(numerics::clamp_level(level, low, high), zero);
-      if (is_signed) {
-        code.store_s8(reinterpret_cast<int8_t*>(to + i));
-      } else {
-        code.store_u8(to + i);
-      }
-    }
-    if (task.channels_last) std::memcpy(task.out_codes + (pixel + r - row) * channels + b.channel, to, static_cast<size_t>(b.columns));
+    uint8_t* out = task.channels_last ? task.out_codes + (pixel + r - row) * channels + b.channel : nullptr;
+    const bool direct = out != nullptr && b.columns == kPanel;
+    uint8_t* to = direct ? out : staged + (r - row) * kPanel;
+    store_codes(grid, pack, b.cut, b.sums + r * kPanel, b.scale, b.bias, b.columns, [&](int64_t i) { return b.value(r, i); }, to);
+    if (out != nullptr && !direct) std::memcpy(out, to, static_cast<size_t>(b.columns));
   }
   if (task.channels_last) return;
   uint8_t square[256];
@@ -189,7 +198,13 @@ void strips(const Plan& plan, const Task& task, int64_t begin, int64_t end, uint
         const int8_t* codes = packed_codes(task.packed) + at * w.panel_bytes();
         const int32_t* init = constants.init + at * w.chunks * kPanel;
         const bool summed = w.chunks > 1 || limbs > 1;
-        const Block block{sums, values, summed, constants.scale + at * kPanel, constants.bias + at * kPanel, columns, first};
+        const Block block{sums, values, summed, constants.scale + at * kPanel, constants.bias + at * kPanel, columns, first,
+                          Shortcut{constants.cuts + 2 * at * kPanel, constants.cuts + (2 * at + 1) * kPanel,
+                                   summed || task.out_codes == nullptr ? -1.0f : constants.limits[at]}};
+        if (w.depthwise() && task.channels_last && limbs == 1) {
+          const int64_t to = ((slice * plan.out[1] + line) * plan.out[2] + start) * w.out_channels() + first;
+          if (depthwise_line(plan, task, rows_of[0], packed_depthwise(w, task.packed), first, columns, rows, init, block, to)) continue;
+        }
         if (w.depthwise()) {
           depthwise(plan, rows_of[0], packed_depthwise(w, task.packed), first, columns, rows, init, sums);
         } else if (!summed) {

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "cpu/kernels/conv_codes_generic.h"
 #include "cpu/kernels/conv_int8.h"
 #include "cpu/vec/transpose.h"
 #include "cpu/vec/vec.h"
@@ -27,6 +28,17 @@ inline uint32_t quantize_run(const Source& s, const float* values, int64_t n, ui
     return numerics::storable_code(numerics::clamp_level(level, low, high), zero) + shift;
   };
   int64_t i = 0;
+#if defined(__AVX512VBMI__)
+  const auto stored = static_cast<float>(s.shift);
+  const CodeGrid grid(OutputGrid{false, s.scale, s.zero_point + stored, s.quant_min + stored, s.quant_max + stored});
+  const CodePacker pack(grid);
+  for (; i + 64 <= n; i += 64) {
+    __m512 x[4];
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) x[j] = _mm512_loadu_ps(values + i + 16 * j);
+    _mm512_storeu_si512(to + i, pack.codes_of<true>(x, &nan));
+  }
+#endif
   for (; i + Vec::size <= n; i += Vec::size) code(Vec::load(values + i)).store_u8(to + i);
   if (i < n) {
     const Vec tail = code(Vec::load(values + i, static_cast<int>(n - i)));

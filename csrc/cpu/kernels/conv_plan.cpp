@@ -251,7 +251,7 @@ int64_t pad_scratch_bytes(const Plan& plan) {
 
 int64_t strip_scratch_bytes(const Plan& plan) {
   const WeightLayout& w = plan.weight;
-  return (2 * kStrip + 32) * kPanel * 4 + round_up(2 * plan.gather_bytes(), 64) + 4 * (w.sum_count() + 2 * w.planes * w.panels * kPanel);
+  return (2 * kStrip + 32) * kPanel * 4 + round_up(2 * plan.gather_bytes(), 64) + 4 * (w.sum_count() + (4 * kPanel + 1) * w.planes * w.panels);
 }
 
 }  // namespace torchqat::cpu::conv

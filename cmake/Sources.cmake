@@ -27,6 +27,9 @@ set(TORCHQAT_KERNEL_SOURCES
   csrc/cpu/kernels/float_grid_avx2.cpp
   csrc/cpu/kernels/float_grid_avx512.cpp
   csrc/cpu/kernels/float_grid_scalar.cpp
+  csrc/cpu/kernels/forms_avx2.cpp
+  csrc/cpu/kernels/forms_avx512.cpp
+  csrc/cpu/kernels/forms_scalar.cpp
   csrc/cpu/kernels/gemm_bf16_amx.cpp
   csrc/cpu/kernels/gemm_bf16_avx512bf16.cpp
   csrc/cpu/kernels/gemm_limbs_amx.cpp
@@ -96,6 +99,7 @@ set(TORCHQAT_TORCH_SOURCES
   csrc/cpu/embedding.cpp
   csrc/cpu/fake_quantize.cpp
   csrc/cpu/float_grid.cpp
+  csrc/cpu/forms.cpp
   csrc/cpu/grad_gemm.cpp
   csrc/cpu/grouped_gemm.cpp
   csrc/cpu/histogram.cpp
@@ -105,6 +109,7 @@ set(TORCHQAT_TORCH_SOURCES
   csrc/cpu/learned.cpp
   csrc/cpu/linear_grouped.cpp
   csrc/cpu/linear_int8.cpp
+  csrc/cpu/linear_int8_codes.cpp
   csrc/cpu/low_bit.cpp
   csrc/cpu/observed.cpp
   csrc/cpu/output.cpp
@@ -121,10 +126,12 @@ set(TORCHQAT_TORCH_SOURCES
   csrc/meta/embedding.cpp
   csrc/meta/fake_quantize.cpp
   csrc/meta/float_grid.cpp
+  csrc/meta/forms.cpp
   csrc/meta/histogram.cpp
   csrc/meta/learned.cpp
   csrc/meta/linear_grouped.cpp
   csrc/meta/linear_int8.cpp
+  csrc/meta/linear_int8_codes.cpp
   csrc/meta/low_bit.cpp
   csrc/meta/observed.cpp
   csrc/meta/packing.cpp
@@ -141,12 +148,14 @@ set(TORCHQAT_TORCH_SOURCES
   csrc/ops/embedding.cpp
   csrc/ops/fake_quantize.cpp
   csrc/ops/float_grid.cpp
+  csrc/ops/forms.cpp
   csrc/ops/histogram.cpp
   csrc/ops/learned.cpp
   csrc/ops/learned_scale.cpp
   csrc/ops/library.cpp
   csrc/ops/linear_grouped.cpp
   csrc/ops/linear_int8.cpp
+  csrc/ops/linear_int8_codes.cpp
   csrc/ops/low_bit.cpp
   csrc/ops/observed.cpp
   csrc/ops/packed_header.cpp
@@ -190,6 +199,7 @@ set(TORCHQAT_CUDA_TORCH_SOURCES
   csrc/cuda/conv_int8.cpp
   csrc/cuda/fake_quantize.cpp
   csrc/cuda/float_grid.cpp
+  csrc/cuda/forms.cpp
   csrc/cuda/histogram.cpp
   csrc/cuda/int8_gemm.cpp
   csrc/cuda/learned.cpp
@@ -215,10 +225,12 @@ set(TORCHQAT_PUBLIC_HEADERS
   csrc/include/torchqat/export.h
   csrc/include/torchqat/fake_quantize.h
   csrc/include/torchqat/float_grid.h
+  csrc/include/torchqat/forms.h
   csrc/include/torchqat/histogram.h
   csrc/include/torchqat/learned.h
   csrc/include/torchqat/linear_grouped.h
   csrc/include/torchqat/linear_int8.h
+  csrc/include/torchqat/linear_int8_codes.h
   csrc/include/torchqat/low_bit.h
   csrc/include/torchqat/observed.h
   csrc/include/torchqat/packing.h

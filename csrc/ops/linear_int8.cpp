@@ -60,12 +60,25 @@ void check_input_qparams(const char* op, const at::Tensor& input, const at::Tens
                     count, ", got shape ", input_zero_point.sym_sizes());
 }
 
+namespace {
+c10::SymDimVector check_linear_sizes(const char* op, const at::Tensor& input, const at::Tensor& packed_weight,
+                                     const at::Tensor& weight_scale, const std::optional<at::Tensor>& bias, int64_t quant_min,
+                                     int64_t quant_max);
+}
+
 c10::SymDimVector check_linear_int8(const char* op, const at::Tensor& input, const at::Tensor& packed_weight,
                                     const at::Tensor& weight_scale, const std::optional<at::Tensor>& bias,
                                     int64_t quant_min, int64_t quant_max) {
   TORCH_CHECK_TYPE(input.scalar_type() == at::kFloat || input.scalar_type() == at::kBFloat16 ||
                        input.scalar_type() == at::kHalf,
                    op, ": input must be float32, bfloat16 or float16, got ", input.scalar_type());
+  return check_linear_sizes(op, input, packed_weight, weight_scale, bias, quant_min, quant_max);
+}
+
+namespace {
+c10::SymDimVector check_linear_sizes(const char* op, const at::Tensor& input, const at::Tensor& packed_weight,
+                                     const at::Tensor& weight_scale, const std::optional<at::Tensor>& bias, int64_t quant_min,
+                                     int64_t quant_max) {
   TORCH_CHECK_VALUE(input.dim() >= 1, op, ": input must have shape [..., K], got a 0-d tensor");
   check_packed_tensor(op, "packed_weight", packed_weight);
   TORCH_CHECK_TYPE(at::isFloatingType(weight_scale.scalar_type()), op, ": weight_scale must have a floating dtype, got ",
@@ -83,6 +96,21 @@ c10::SymDimVector check_linear_int8(const char* op, const at::Tensor& input, con
   c10::SymDimVector sizes(input.sym_sizes());
   sizes.back() = n;
   return sizes;
+}
+}  // namespace
+
+c10::SymDimVector check_linear_int8_codes(const char* op, const at::Tensor& input, const at::Tensor& packed_weight,
+                                          const at::Tensor& weight_scale, const std::optional<at::Tensor>& bias,
+                                          const at::Tensor& input_scale, const at::Tensor& input_zero_point, int64_t quant_min,
+                                          int64_t quant_max) {
+  const auto type = input.scalar_type(), wanted = quant_min < 0 ? at::kChar : at::kByte;
+  TORCH_CHECK_TYPE(at::isFloatingType(type) || type == wanted, op, ": input must be float32, bfloat16 or float16, or ", wanted,
+                   " codes for the range [", quant_min, ", ", quant_max, "], got ", type);
+  check_input_qparams(op, input, input_scale, input_zero_point);
+  if (at::isFloatingType(type)) return check_linear_int8(op, input, packed_weight, weight_scale, bias, quant_min, quant_max);
+  TORCH_CHECK_VALUE(input_scale.sym_numel() == 1, op, ": input_scale must have one element where input is codes, got shape ",
+                    input_scale.sym_sizes());
+  return check_linear_sizes(op, input, packed_weight, weight_scale, bias, quant_min, quant_max);
 }
 
 at::Tensor linear_int8_pack(const at::Tensor& codes) {

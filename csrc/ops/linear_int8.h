@@ -19,6 +19,12 @@ c10::SymDimVector check_linear_int8(const char* op, const at::Tensor& input, con
                                     const at::Tensor& weight_scale, const std::optional<at::Tensor>& bias,
                                     int64_t quant_min, int64_t quant_max);
 
+// The same of linear_int8_codes, whose input may be codes of one grid.
+c10::SymDimVector check_linear_int8_codes(const char* op, const at::Tensor& input, const at::Tensor& packed_weight,
+                                          const at::Tensor& weight_scale, const std::optional<at::Tensor>& bias,
+                                          const at::Tensor& input_scale, const at::Tensor& input_zero_point, int64_t quant_min,
+                                          int64_t quant_max);
+
 // One element, or one per row of input ([..., K]).
 void check_input_qparams(const char* op, const at::Tensor& input, const at::Tensor& input_scale,
                          const at::Tensor& input_zero_point);

@@ -7,10 +7,12 @@
 #include <torchqat/embedding.h>
 #include <torchqat/fake_quantize.h>
 #include <torchqat/float_grid.h>
+#include <torchqat/forms.h>
 #include <torchqat/histogram.h>
 #include <torchqat/learned.h>
 #include <torchqat/linear_grouped.h>
 #include <torchqat/linear_int8.h>
+#include <torchqat/linear_int8_codes.h>
 #include <torchqat/low_bit.h>
 #include <torchqat/observed.h>
 #include <torchqat/packing.h>

@@ -24,6 +24,8 @@ from torchqat.nn.quantized._layer import Description, QuantizedLayer
 from torchqat.rewrite import Refused, fill_places
 
 FORMAT_VERSION = 1
+# What convert leaves an nn.Identity for: folded into the layer before it.
+_REPLACED_BY_IDENTITY = (nn.modules.batchnorm._BatchNorm, nn.ReLU, nn.ReLU6, nn.Hardtanh)
 _FILE_BITS = (1, 2, 3, 4, 8)
 
 
@@ -228,7 +230,7 @@ def load(path, float_model: nn.Module) -> nn.Module:
                 new[id(_float_module(path, float_model, name, config))] = forms[name]
         for name in description["identities"]:
             old = _submodule(path, float_model, name)
-            if isinstance(old, nn.modules.batchnorm._BatchNorm):
+            if isinstance(old, _REPLACED_BY_IDENTITY):
                 new[id(old)] = nn.Identity()
         model = _with_layers(float_model, new)
         try:

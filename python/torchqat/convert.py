@@ -6,13 +6,14 @@ import warnings
 import torch
 from torch import nn
 
-from torchqat.edges import Edge, find_edges
+from torchqat.edges import Edge, Edges, find_edges
 from torchqat.mapping import FORM_TO_DEPLOYED, deployed_class
 from torchqat.nn.qat._form import QatForm
 from torchqat.nn.qat._layer import IntegerWeights, QatLayer
 from torchqat.nn.qat.relu import release, released
 from torchqat.nn.quantized._form import QuantizedForm
 from torchqat.nn.quantized._layer import QuantizedLayer
+from torchqat.nn.quantized.pool import MaxPool
 from torchqat.prepare import swap_modules
 
 
@@ -23,9 +24,10 @@ def convert(model: nn.Module, *, example_inputs=None, inplace: bool = False) -> 
 
     Args:
         model: from prepare_qat, trained or calibrated.
-        example_inputs: a tuple or one tensor that the model can be called with. Given, codes flow between convolutions
-            without a float round trip where the model can be traced (bit-equal; the result is checked on these inputs); where
-            it cannot, a warning says so and the model is converted without.
+        example_inputs: a tuple or one tensor that the model can be called with. Given, codes flow between integer
+            kernels without a float round trip where the model can be traced: from convolutions, linear layers and integer forms,
+            through ReLU, ReLU6, max-pooling, concatenation, dropout and reshaping (bit-equal; the result is checked on these inputs).
+            Where it cannot be traced, or does not compute in float32, a warning says so and it is converted without.
         inplace: change the given model, freeing float weights as it goes, instead of a copy.
 
     Raises:
@@ -45,36 +47,49 @@ def convert(model: nn.Module, *, example_inputs=None, inplace: bool = False) -> 
     if not names:
         raise ValueError("convert: model has no QAT layer; prepare it with prepare_qat first")
     arguments = expected = None
-    edges: dict[int, Edge] = {}
+    edges = Edges({}, set(), set())
     if example_inputs is not None:
         arguments = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
-        edges = _edges(model)
+        edges = _edges(model, arguments)
         expected = _evaluate(model, arguments)
     new = {}
     # The list must not keep what was replaced.
     pending = [m for m in model.modules() if id(m) in names][::-1]
     while pending:
         module = pending.pop()
-        deployed = _deployed(names[id(module)], module, edges.get(id(module)))
+        deployed = _deployed(names[id(module)], module, edges.outputs.get(id(module)))
         if inplace:
             model = swap_modules(model, {id(module): deployed})
         else:
             new[id(module)] = deployed
         del module
-    if not inplace:
+    for module in list(model.modules()):
+        if id(module) in edges.dropped:
+            new[id(module)] = nn.Identity()
+        elif id(module) in edges.pools:
+            new[id(module)] = MaxPool.from_float(module)
+    if inplace:
+        model = swap_modules(model, new)
+    else:
         # Old layers map to new ones through the memo, so that their float weights are not copied.
         model = copy.deepcopy(model, dict(new))
     model.eval()
     release(model)
-    if edges and not _same(_evaluate(model, arguments), expected):
+    if edges.outputs and not _same(_evaluate(model, arguments), expected):
         raise RuntimeError(
-            "convert: with codes flowing between convolutions the outputs on example_inputs are not the prepared model's; "
+            "convert: with codes flowing between layers the outputs on example_inputs are not the prepared model's; "
             "convert without example_inputs, and please report it"
         )
     return model
 
 
-def _edges(model: nn.Module) -> dict[int, Edge]:
+def _edges(model: nn.Module, arguments: tuple) -> Edges:
+    tensors = [*model.parameters(), *torch.utils._pytree.tree_leaves(arguments)]
+    others = {t.dtype for t in tensors if isinstance(t, torch.Tensor) and t.is_floating_point()} - {torch.float32}
+    if others:
+        # Each layer would round its float result to that type, and the codes would be those of the rounded values.
+        warnings.warn(f"convert: the model computes in {others.pop()}; it is converted without integer edges", stacklevel=3)
+        return Edges({}, set(), set())
     try:
         with released(model):
             return find_edges(model)
@@ -84,7 +99,7 @@ def _edges(model: nn.Module) -> dict[int, Edge]:
             "without integer edges, and every layer's result is a float tensor",
             stacklevel=3,
         )
-        return {}
+        return Edges({}, set(), set())
 
 
 @torch.no_grad()
@@ -114,10 +129,10 @@ def _deployed(name: str, layer: QatLayer | QatForm, edge: Edge | None = None) ->
         cls = FORM_TO_DEPLOYED[type(layer)] if is_form else deployed_class(layer)
         description = cls.describe(layer)
         if edge is not None:
-            scale, zero_point = edge.consumer.activation_fake_quant.eval_qparams()
-            description.tensors["output_scale"], description.tensors["output_zero_point"] = scale.clone(), zero_point.clone()
-            quantizer = edge.consumer.activation_fake_quant
-            description.config["output"] = {"relu": edge.relu, "quant_min": quantizer.quant_min, "quant_max": quantizer.quant_max}
+            device = next(iter(description.tensors.values())).device
+            description.tensors["output_scale"] = edge.scale.to(device)
+            description.tensors["output_zero_point"] = edge.zero_point.to(device)
+            description.config["output"] = {"relu": edge.relu, "quant_min": edge.quant_min, "quant_max": edge.quant_max}
         deployed = cls(description).eval()
     except (RuntimeError, ValueError) as error:
         raise type(error)(f"convert: module {name!r}: {error}") from error

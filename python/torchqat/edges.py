@@ -1,86 +1,136 @@
-"""Integer edges: where one quantised convolution feeds another, codes flow instead of floats.
+"""Integer edges: where one integer kernel feeds others, codes flow instead of floats.
 
-The producer's kernel writes the consumer's codes, `clamp(rint(relu(y) / s) + z)`, which is what the consumer would make of
-the float result: bit-equal, without the float tensor between. ReLU stays where it is; on unsigned codes it changes
-nothing. (Max-pooling would commute too, but ATen's refuses channels_last uint8 beyond tiny sizes.)
+The producer's kernel writes the codes its consumers would make of the float result, `clamp(rint(y / s) + z)`: bit-equal, without
+the float tensor between. Clipping (ReLU, ReLU6) right behind a producer is done by narrowing the range of the codes.
 """
 
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import fx, nn
 
-from torchqat.nn.qat._form import QatForm
+from torchqat.flow import MAX_POOL, RELU, Flow, clip_range
 from torchqat.nn.qat._layer import QatLayer
-from torchqat.nn.qat.conv import _Conv
+from torchqat.nn.qat.add import Add
 
-_RELU = {nn.ReLU, F.relu, torch.relu, "relu"}
-_KEEPS_CODES = {nn.Identity, nn.Dropout, nn.Dropout2d}
+
+class Grid(NamedTuple):
+    """Codes of a value: the same for two readers if their grids are equal."""
+
+    scale: float
+    zero_point: int
+    quant_min: int
+    quant_max: int
 
 
 class Edge(NamedTuple):
-    """What a producer needs to know: the layer that reads it, and whether a ReLU lies between."""
+    """What a producer needs to know to write codes: quant_min and quant_max include the clipping that it takes over."""
 
-    consumer: nn.Module
+    scale: torch.Tensor
+    zero_point: torch.Tensor
+    quant_min: int
+    quant_max: int
     relu: bool
 
 
-class _Tracer(fx.Tracer):
-    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        return isinstance(module, (QatLayer, QatForm)) or super().is_leaf_module(module, name)
+class Edges(NamedTuple):
+    """outputs: Edge by id of the producer; dropped: ids of clipping modules that producers take over; pools: ids of
+    max-poolings that codes pass."""
+
+    outputs: dict[int, Edge]
+    dropped: set[int]
+    pools: set[int]
 
 
-def find_edges(model: nn.Module) -> dict[int, Edge]:
-    """Edges of a prepared model, by id of the producer.
+def find_edges(model: nn.Module) -> Edges:
+    """The integer edges of a prepared model.
 
-    A producer is an integer convolution whose result reaches exactly one other integer convolution with a static unsigned
-    input, through ReLU, dropout and identity only; both are called once.
+    A producer's value must be read by integer kernels only, on one grid, directly or through operations that commute with
+    quantisation.
 
     Raises:
         Exception: whatever torch.fx says of a model that it cannot trace.
     """
-    graph = _Tracer().trace(model)
-    modules = dict(model.named_modules(remove_duplicate=False))
-    calls: dict[int, int] = {}
-    for node in graph.nodes:
-        if node.op == "call_module":
-            calls[id(modules[node.target])] = calls.get(id(modules[node.target]), 0) + 1
+    flow = Flow(model)
+    found = Edges({}, set(), set())
+    blocked: set[fx.Node] = set()
+    while True:
+        grids = _grids(flow, blocked)
+        coded, edges = _coded(flow, grids)
+        mixed = {n for n in flow.graph.nodes if len(p := flow.passes(n)) > 1 and n not in blocked and not all(v in coded for v in p)}
+        if not mixed:
+            break
+        # A concatenation of codes with floats: none of its parts can be codes.
+        blocked |= mixed
+    for node, (edge, clamps) in edges.items():
+        found.outputs[id(flow.module(node))] = edge
+        found.dropped.update(map(id, clamps))
+    found.pools.update(id(flow.module(n)) for n in coded if flow.kind(n) in MAX_POOL)
+    return found
+
+
+def _grids(flow: Flow, blocked: set[fx.Node]) -> dict[fx.Node, Grid | None]:
+    """The grid on which all readers of each node's value read it, or None."""
+    grids: dict[fx.Node, Grid | None] = {}
+    for node in reversed(flow.graph.nodes):
+        wanted: set[Grid | None] = set()
+        for user in flow.users(node):
+            if quantizers := flow.takes(user, node):
+                wanted.update(_grid(q) for q in quantizers)
+            elif node in flow.passes(user) and user not in blocked:
+                grid = grids[user]
+                wanted.add(None if grid is not None and flow.kind(user) in RELU and grid.zero_point != 0 else grid)
+            else:
+                wanted.add(None)
+        grids[node] = wanted.pop() if len(wanted) == 1 else None
+    return grids
+
+
+def _grid(quantizer) -> Grid | None:
+    if not quantizer.has_data():
+        return None
+    scale, zero_point = quantizer.eval_qparams()
+    return Grid(float(scale), int(zero_point), quantizer.quant_min, quantizer.quant_max)
+
+
+def _coded(flow: Flow, grids: dict) -> tuple[set[fx.Node], dict]:
+    """The nodes whose values would be codes, and by producer its edge and the clippings it takes over."""
+    coded: set[fx.Node] = set()
     edges = {}
-    for node in graph.nodes:
-        producer = modules.get(node.target) if node.op == "call_module" else None
-        if _integer_conv(producer) and calls[id(producer)] == 1:
-            edge = _follow(node, modules)
-            if edge is not None and calls[id(edge.consumer)] == 1 and edge.consumer is not producer:
-                edges[id(producer)] = edge
-    return edges
-
-
-def _integer_conv(module: nn.Module | None) -> bool:
-    # A hook would be shown codes where it expects floats.
-    return isinstance(module, _Conv) and module.integer and not (module._forward_hooks or module._forward_pre_hooks)
-
-
-def _follow(node: fx.Node, modules: dict[str, nn.Module]) -> Edge | None:
-    relu = False
-    while len(node.users) == 1:
-        node = next(iter(node.users))
-        if node.op == "call_module":
-            module = modules[node.target]
-            if _integer_conv(module):
-                return Edge(module, relu) if _takes_codes(module) else None
-            kind = type(module)
-            if kind not in _RELU and kind not in _KEEPS_CODES or module._forward_hooks or module._forward_pre_hooks:
-                return None
+    for node in flow.graph.nodes:
+        if flow.gives(node):
+            module = flow.module(node)
+            clips = isinstance(module, (QatLayer, Add))
+            clamps, last = flow.clamps(node) if clips else ([], node)
+            edge = None if grids[last] is None else _edge(grids[last], clamps)
+            if edge is None and grids[node] is not None:
+                clamps, last, edge = [], node, _edge(grids[node], [])
+            if edge is not None:
+                edges[node] = edge, clamps
+                coded.update((node, last))
         else:
-            kind = node.target
-            if kind not in _RELU:
-                return None
-        relu = relu or kind in _RELU
-    return None
+            passed = flow.passes(node)
+            if passed and grids[node] is not None and all(value in coded for value in passed):
+                coded.add(node)
+    return coded, edges
 
 
-def _takes_codes(consumer: nn.Module) -> bool:
-    activation = consumer.activation_fake_quant
-    # Explicit padding would be done on the codes, with another value than on the floats.
-    return activation.static and activation.quant_min == 0 and not len(consumer.explicit_padding)
+def _edge(grid: Grid, clamps: list[nn.Module]) -> Edge | None:
+    scale, zero_point = torch.tensor(grid.scale), torch.tensor(grid.zero_point, dtype=torch.int32)
+    low, high = grid.quant_min, grid.quant_max
+
+    def code(value: float) -> int:
+        x = torch.tensor(value)
+        return int(torch.ops.torchqat.quantize(x, scale, zero_point, [], grid.quant_min, grid.quant_max, torch.int32))
+
+    relu = False
+    for least, most in map(clip_range, clamps):
+        high = min(high, code(most))
+        if least == 0.0:
+            relu = True
+        else:
+            low = max(low, code(least))
+    # The sign of the lower limit says which type the codes have; a grid of one code is none.
+    if low >= high or (grid.quant_min < 0) != (low < 0):
+        return None
+    return Edge(scale, zero_point, low, high, relu)

@@ -64,8 +64,27 @@ QAT_TO_DEPLOYED = {
     qat.EmbeddingBag: (None, None, quantized.EmbeddingBag, None),
 }
 
+# Element-wise modules with a table form -> (the function's name, its argument).
+TABLES = {
+    nn.GELU: lambda m: ("gelu_tanh" if m.approximate == "tanh" else "gelu", 0.0),
+    nn.SiLU: lambda m: ("silu", 0.0),
+    nn.Sigmoid: lambda m: ("sigmoid", 0.0),
+    nn.Tanh: lambda m: ("tanh", 0.0),
+    nn.Hardswish: lambda m: ("hardswish", 0.0),
+    nn.Hardsigmoid: lambda m: ("hardsigmoid", 0.0),
+    nn.Mish: lambda m: ("mish", 0.0),
+    nn.ELU: lambda m: ("elu", float(m.alpha)),
+    nn.LeakyReLU: lambda m: ("leaky_relu", float(m.negative_slope)),
+}
+
+# Average pooling with an integer form, where its settings have one.
+AVERAGES = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)
+
 # Integer forms of operations without weights.
 FORM_TO_DEPLOYED = {
+    qat.Activation: quantized.Activation,
+    qat.Add: quantized.Add,
+    qat.AvgPool: quantized.AvgPool,
     qat.Output: quantized.Output,
 }
 
@@ -86,6 +105,7 @@ DEPLOYED_LAYERS = {
         quantized.LinearGrouped,
         quantized.LinearWeightOnly,
         *FORM_TO_DEPLOYED.values(),
+        quantized.MaxPool,
     )
 }
 
@@ -106,5 +126,7 @@ FLOAT_OF_DEPLOYED = {
     "LinearFloatGrid": (nn.Linear,),
     "LinearGrouped": (nn.Linear,),
     "LinearWeightOnly": (nn.Linear,),
-    "Output": (nn.Identity,),
+    "Activation": tuple(TABLES),
+    "AvgPool": tuple(AVERAGES),
+    "MaxPool": (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d),
 }

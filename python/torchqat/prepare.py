@@ -9,7 +9,9 @@ from torch import nn
 
 from torchqat.config import QConfig, QuantSpec
 from torchqat.fake_quantize import FakeQuantize
+from torchqat.flow import is_static
 from torchqat.folding import find_conv_bn, find_relus, observe_calls
+from torchqat.forms import insert_forms
 from torchqat.mapping import CONV_BN_TO_QAT, FLOAT_TO_QAT, INDEX_INPUT
 from torchqat.nn.attention import leave_fused_paths
 from torchqat.nn.qat._form import QatForm
@@ -42,7 +44,11 @@ def prepare_qat(
             covers what is inside that module; the most specific wins: a module's own name, then names and globs by the
             number of characters that are not wildcards, then types, the innermost first.
         example_inputs: a tuple of arguments, or one tensor. The model is run on it once, in eval mode, so that BatchNorms can be
-            folded in models that torch.fx cannot trace, and modules that are never called stay in float.
+            folded in models that torch.fx cannot trace, and modules that are never called stay in float. Where torch.fx can trace
+            the model, adds, average pooling and element-wise functions that lie between integer layers get integer forms
+            (nn.qat.Add, AvgPool, Activation), which train as they are deployed; overrides of None for such a form's class, for a
+            module type or for a name keep them in float. A module that calls such a function itself becomes a
+            torch.fx.GraphModule with the same children and names: use what is returned.
         output: an integer QuantSpec with one static scale for the model's own output, so that a deployed graph ends in integers. The
             model then returns values on that grid, prepared and converted alike; `nn.quantized.Output` says how to get the codes. A
             model that is not an nn.Sequential becomes a torch.fx.GraphModule with the same children and names.
@@ -88,7 +94,27 @@ def prepare_qat(
         if pairs is not None:
             pairs = [(copies[names[id(conv)]], copies[names[id(bn)]]) for conv, bn in pairs]
     model = swap_modules(model, _replacements(model, chosen, find_conv_bn(model) if pairs is None else pairs))
+    if example_inputs is not None and _allows_forms(qconfig):
+        model = insert_forms(model, qconfig.activation, lambda *form: _left_out(overrides or {}, *form))
     return model if output is None else _with_output(model, output)
+
+
+def _allows_forms(qconfig: QConfig) -> bool:
+    spec = qconfig.activation
+    return qconfig.integer and spec.estimator == "ste" and is_static(FakeQuantize.from_spec(spec))
+
+
+def _left_out(overrides: dict, form: type, name: str, module: nn.Module | None) -> bool:
+    """Whether an override of None names the form's class, the module it would replace, or what is around it."""
+    for key, value in overrides.items():
+        if value is not None:
+            continue
+        if isinstance(key, type):
+            if key is form or module is not None and isinstance(module, key):
+                return True
+        elif name == key or name.startswith(f"{key}.") or fnmatch.fnmatchcase(name, key):
+            return True
+    return False
 
 
 def _with_output(model: nn.Module, spec: QuantSpec) -> nn.Module:
@@ -160,7 +186,7 @@ def _rank(key, name: str, by_name: dict) -> tuple | None:
 
 def _unmatched(key, value, by_name: dict) -> None:
     if isinstance(key, type):
-        if value is None and any(isinstance(m, key) for m in by_name.values()):
+        if value is None and (issubclass(key, QatForm) or any(isinstance(m, key) for m in by_name.values())):
             return
         raise ValueError(f"prepare_qat: overrides: no quantisable module of type {key.__name__} in the model")
     whole = next((n for n, m in by_name.items() if type(m) is nn.MultiheadAttention and key.startswith(f"{n}.")), None)

@@ -21,8 +21,8 @@ class _OwnTracer(fx.Tracer):
         return True
 
 
-def own_graph(owner: nn.Module) -> fx.Graph:
-    """The graph of a module's own forward.
+def own_graph(owner: nn.Module, unused: set[str] = frozenset()) -> fx.Graph:
+    """The graph of a module's own forward. unused: children that it need not call.
 
     Raises:
         Refused: it cannot be traced, has hooks, calls not all of its children, or depends on the training mode.
@@ -44,7 +44,7 @@ def own_graph(owner: nn.Module) -> fx.Graph:
     called = {node.target for node in graphs[1].nodes if node.op == "call_module"}
     for name, child in owner.named_modules():
         held = list(child.parameters(recurse=False)) or list(child.buffers(recurse=False))
-        if name and held and not any(name == c or name.startswith(f"{c}.") for c in called):
+        if name and held and name.partition(".")[0] not in unused and not any(name == c or name.startswith(f"{c}.") for c in called):
             raise Refused(f"its forward does not call {name!r}")
     return graphs[1]
 
@@ -104,6 +104,24 @@ def append_outputs(model: nn.Module, make: Callable[[int], nn.Module]) -> nn.Mod
     return module_of(model, graph)
 
 
+def place_functions(owner: nn.Module, forms: dict[int, tuple[str, nn.Module]]) -> nn.Module:
+    """The owner with submodules (name, form), already registered, in place of functions, by index among its calls.
+
+    Raises:
+        Refused: its forward cannot be rewritten, or has no such call.
+    """
+    graph = own_graph(owner, set(name for name, _ in forms.values()))
+    calls = functions(graph)
+    if any(i >= len(calls) for i in forms):
+        raise Refused("its forward has fewer calls")
+    for i, (name, form) in forms.items():
+        inputs = [a for a in calls[i].args if isinstance(a, fx.Node)][: form.input_count]
+        if len(inputs) != form.input_count:
+            raise Refused(f"call {i} of its forward takes other arguments")
+        replace_function(calls[i], name, tuple(inputs))
+    return module_of(owner, graph)
+
+
 def fill_places(model: nn.Module, forms: dict[str, nn.Module]) -> nn.Module:
     """The model with forms, by name, put where their `place` says; those that took a module's place are left alone.
 
@@ -116,9 +134,16 @@ def fill_places(model: nn.Module, forms: dict[str, nn.Module]) -> nn.Module:
         if form.place[0] != "module":
             owners.setdefault(name.rpartition(".")[0], {})[name.rpartition(".")[2]] = form
     for path, inside in owners.items():
+        owner = model.get_submodule(path)
+        calls = {form.place[1]: (name, form) for name, form in inside.items() if form.place[0] == "function"}
+        for name, form in calls.values():
+            owner.add_module(name, form)
+        if calls:
+            owner = place_functions(owner, calls)
+            model = _with_owner(model, path, owner)
         outputs = {form.place[1]: form for form in inside.values() if form.place[0] == "output"}
         if outputs:
-            model = _with_owner(model, path, append_outputs(model.get_submodule(path), lambda i: _place(outputs, i)))
+            model = _with_owner(model, path, append_outputs(owner, lambda i: _place(outputs, i)))
     return model
 
 

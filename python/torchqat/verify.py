@@ -105,7 +105,7 @@ def verify(prepared: nn.Module, converted: nn.Module, batches) -> Report:
                 module.enabled = enabled
             for name, report in reports.items():
                 for calls in zip(trained[name], shipped[name], exact[name]):
-                    _compare(report, *calls, _step(deployed[name]))
+                    _compare(report, *_as_values(deployed[name], *calls), _step(deployed[name]))
             for calls in zip(_tensors(result), _tensors(deployed_result), _tensors(float_result)):
                 _compare(output, *calls, None)
     finally:
@@ -153,6 +153,20 @@ def _tensors(result) -> list[Tensor]:
     if isinstance(result, (tuple, list)):
         return [t for value in result for t in _tensors(value)]
     return []
+
+
+def _as_values(layer, trained: Tensor, shipped: Tensor, exact: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """All three as floats. Where the deployed layer gives codes of the next one, they are compared with the codes of what was
+    trained: equal values are equal codes."""
+    scale = getattr(layer, "output_scale", None)
+    if scale is None or shipped.is_floating_point():
+        return trained, shipped, exact
+    zero_point, low, high = layer.output_zero_point, layer.output_quant_min, layer.output_quant_max
+    if layer.output_relu:
+        trained, exact = trained.relu(), exact.relu()
+    trained = torch.ops.torchqat.fake_quantize(trained.float(), scale, zero_point, [], low, high)
+    shipped = torch.ops.torchqat.dequantize(shipped, scale, zero_point, [], torch.float32)
+    return trained, shipped, exact.clamp((low - zero_point) * scale, (high - zero_point) * scale)
 
 
 def _step(layer) -> float | None:

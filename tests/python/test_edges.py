@@ -69,7 +69,7 @@ def test_the_same_bits_with_codes_between_the_layers(prepared, isa, channels_las
     try:
         torch.ops.torchqat._set_cpu_isa(isa)
         converted = torchqat.convert(prepared, example_inputs=x)
-        assert givers(converted) == [True, False, True, True, False]  # max-pooling stays in float
+        assert givers(converted) == [True, True, True, True, False]  # the average pool behind the last has no integer form here
         seen = []
         converted[3].register_forward_pre_hook(lambda m, args: seen.append(args[0].dtype))
         assert torch.equal(converted(x), prepared(x))
@@ -119,4 +119,4 @@ def test_without_example_inputs_nothing_is_traced():
 def test_verify_reads_a_model_with_edges(prepared):
     x = torch.randn(2, 3, 12, 12)
     report = torchqat.verify(prepared, torchqat.convert(prepared, example_inputs=x), [x])
-    assert "(output)" in str(report)
+    assert report.equal and "(output)" in str(report)

@@ -1,5 +1,5 @@
 """Suite inference, whole networks: the converted model against torch fp32 in its faster layout and, where installed,
-onnxruntime's int8 of the same network."""
+onnxruntime's int8 of the same network and OpenVINO on the exported one."""
 
 import copy
 from collections.abc import Callable
@@ -9,11 +9,11 @@ from torch import nn
 
 import torchqat
 from torchqat.bench import models
-from torchqat.bench.harness import Report, at_least
+from torchqat.bench.harness import Report, at_least, kept_memory
 
 
 def _converted(model: nn.Module, config: torchqat.QConfig, x: torch.Tensor) -> nn.Module:
-    prepared = torchqat.prepare_qat(copy.deepcopy(model), config)
+    prepared = torchqat.prepare_qat(copy.deepcopy(model), config, example_inputs=x)
     prepared.train()
     with torch.no_grad():
         for _ in range(2):
@@ -68,6 +68,28 @@ def _onnxruntime(report: Report, model: nn.Module, x: torch.Tensor) -> Callable[
     return lambda: session.run(None, feed)
 
 
+def _openvino(report: Report, converted: nn.Module, x: torch.Tensor) -> Callable[[], object] | None:
+    """OpenVINO on the Q/DQ graph that torchqat exports, one thread."""
+    import tempfile
+    from pathlib import Path
+
+    try:
+        import openvino
+
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "qdq.onnx"
+            torchqat.export_onnx(converted, x, path)
+            core = openvino.Core()
+            compiled = core.compile_model(core.read_model(path), "CPU", {"INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1})
+            request = compiled.create_infer_request()
+            tensor = openvino.Tensor(x.numpy(), shared_memory=True)
+            request.infer([tensor])
+    except Exception as error:  # noqa: BLE001 - a peer may be missing or refuse the network; the table says so
+        report.note(f"OpenVINO: not measured ({type(error).__name__}: {str(error).splitlines()[0][:100]})")
+        return None
+    return lambda: request.infer([tensor])
+
+
 def _image_net(report: Report, title: str, model: nn.Module, x: torch.Tensor, bound: float) -> None:
     converted = _converted(model, torchqat.QConfig.int8(), x)
     model = copy.deepcopy(model).eval()
@@ -83,7 +105,13 @@ def _image_net(report: Report, title: str, model: nn.Module, x: torch.Tensor, bo
     if peer is not None:
         lines["onnxruntime int8"] = peer
         targets["torchqat int8"].append(at_least(1.0, "onnxruntime int8"))
-    report.group(title, lines, baseline="fp32", targets=targets, threads=(1,))
+    peer = _openvino(report, converted, x)
+    if peer is not None:
+        lines["OpenVINO int8"] = peer
+        targets["torchqat int8"].append(at_least(1.0, "OpenVINO int8"))
+    # Wall time: OpenVINO computes in a thread of its own.
+    with kept_memory():
+        report.group(title, lines, baseline="fp32", targets=targets, threads=(1,), clock="wall")
 
 
 def run(report: Report) -> None:

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from torchqat.nn.qat.activation import apply_function
+
 
 class _QuantizeDequantize(torch.autograd.Function):
     """QuantizeLinear, Clip for a range narrower than the type's, DequantizeLinear."""
@@ -131,6 +133,29 @@ class OnnxActivation(nn.Module):
         return scale, torch.clamp(torch.round(self.low - low / scale), self.low, self.high)
 
 
+def _clipping(config: dict, tensors: dict[str, Tensor]) -> tuple[bool, float | None, float | None]:
+    """ReLU, and the lowest and highest value that a layer with an integer edge lets through; None where its grid ends there
+    anyway. (The grid itself is applied by the layer that reads it.)"""
+    output = config.get("output")
+    if output is None:
+        return False, None, None
+    scale, zero_point = float(tensors["output_scale"]), int(tensors["output_zero_point"])
+    low, high = output["quant_min"], output["quant_max"]
+    least, most = (0, 255) if low >= 0 else (-128, 127)
+    return (
+        output["relu"],
+        None if low == least else (low - zero_point) * scale,
+        None if high == most else (high - zero_point) * scale,
+    )
+
+
+def _clipped(y: Tensor, output: tuple[bool, float | None, float | None]) -> Tensor:
+    relu, low, high = output
+    if relu:
+        y = torch.relu(y)
+    return y if low is None and high is None else torch.clamp(y, low, high)
+
+
 class _Layer(nn.Module):
     def __init__(self, config: dict, tensors: dict[str, Tensor]):
         super().__init__()
@@ -140,6 +165,7 @@ class _Layer(nn.Module):
         self.activation = None
         if activation is not None:
             self.activation = OnnxActivation(activation, tensors.get("input_scale"), tensors.get("input_zero_point"))
+        self.output = _clipping(config, tensors)
         bias = tensors.get("bias")
         self.register_buffer("bias", None if bias is None else bias.detach().float().cpu())
 
@@ -151,7 +177,7 @@ class OnnxLinear(_Layer):
     """[..., K] -> [..., N]."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.linear(self.rounded(input), self.weight(), self.bias)
+        return _clipped(F.linear(self.rounded(input), self.weight(), self.bias), self.output)
 
 
 class OnnxConv(_Layer):
@@ -169,7 +195,7 @@ class OnnxConv(_Layer):
         y = conv(
             x, weight, self.bias, config["stride_list"], config["padding_list"], config["dilation_list"], config["groups"]
         )
-        return y if batched else y.squeeze(0)
+        return _clipped(y if batched else y.squeeze(0), self.output)
 
 
 class OnnxConvTranspose(_Layer):
@@ -214,6 +240,42 @@ class OnnxForm(nn.Module):
             OnnxActivation(grid, tensors[f"input_scale_{i}"], tensors[f"input_zero_point_{i}"])
             for i, grid in enumerate(config["inputs"])
         )
+        self.output = _clipping(config, tensors)
+
+
+class OnnxAdd(OnnxForm):
+    """Shape: two tensors of one shape."""
+
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        return _clipped(self.inputs[0](first) + self.inputs[1](second), self.output)
+
+
+class OnnxAvgPool(OnnxForm):
+    """[N, C, *spatial] -> [N, C, *spatial']."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        x = self.inputs[0](input)
+        kernel, stride, padding = (self.config[name] for name in ("kernel_size", "stride", "padding"))
+        if not kernel:
+            y = (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)[x.dim() - 3](x, 1)
+        else:
+            y = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[len(kernel) - 1](x, kernel, stride, padding)
+        return _clipped(y, self.output)
+
+
+class OnnxMaxPool(OnnxForm):
+    """[N, C, *spatial] -> [N, C, *spatial']."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        arguments = [self.config[name] for name in ("kernel_size", "stride", "padding", "dilation", "ceil_mode")]
+        return (F.max_pool1d, F.max_pool2d, F.max_pool3d)[len(arguments[0]) - 1](input, *arguments)
+
+
+class OnnxActivation256(OnnxForm):
+    """The function of a table, at the points of the grid. Shape: any."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return _clipped(apply_function(self.config["function"], self.inputs[0](input), self.config["argument"]), self.output)
 
 
 class OnnxOutput(OnnxForm):
@@ -225,6 +287,9 @@ class OnnxOutput(OnnxForm):
 
 # By the name that a description carries.
 ONNX_LAYERS: dict[str, type[nn.Module]] = {
+    "Activation": OnnxActivation256,
+    "Add": OnnxAdd,
+    "AvgPool": OnnxAvgPool,
     "Conv": OnnxConv,
     "ConvTranspose": OnnxConvTranspose,
     "ConvTransposeWeightOnly": OnnxConvTranspose,
@@ -233,5 +298,6 @@ ONNX_LAYERS: dict[str, type[nn.Module]] = {
     "Linear": OnnxLinear,
     "LinearGrouped": OnnxLinear,
     "LinearWeightOnly": OnnxLinear,
+    "MaxPool": OnnxMaxPool,
     "Output": OnnxOutput,
 }

@@ -14,12 +14,14 @@ class QatForm(nn.Module):
         integer: True; verify expects bits to be equal.
         place: where a form that stands for a function, and not for a module, lies in its owner's traced forward: ("function", i)
             or ("output", i); ("module", 0) for one that took a module's place.
+        input_count: how many tensors it takes.
     """
 
     def __init__(self):
         super().__init__()
         self.integer = True
         self.place = ("module", 0)
+        self.input_count = 1
 
     @torch.jit.unused
     def quantizers(self) -> list[FakeQuantize]:
@@ -29,6 +31,11 @@ class QatForm(nn.Module):
     @torch.jit.unused
     def arguments(self) -> dict:
         """What the deployed form needs beside grids, as JSON can hold it."""
+        return {}
+
+    @torch.jit.unused
+    def tensors(self) -> dict[str, Tensor]:
+        """What the deployed form needs beside the grids' tensors."""
         return {}
 
     @torch.jit.unused

@@ -1,5 +1,7 @@
 """Deployed layers: integer weights and integer kernels, nothing of training left. Made by torchqat.convert or load."""
 
+from torchqat.nn.quantized.activation import Activation
+from torchqat.nn.quantized.add import Add
 from torchqat.nn.quantized.conv import Conv
 from torchqat.nn.quantized.conv_transpose import ConvTranspose, ConvTransposeFloatGrid, ConvTransposeWeightOnly
 from torchqat.nn.quantized.conv_weight_only import ConvWeightOnly
@@ -9,8 +11,12 @@ from torchqat.nn.quantized.linear import Linear
 from torchqat.nn.quantized.linear_grouped import LinearGrouped
 from torchqat.nn.quantized.linear_weight_only import LinearWeightOnly
 from torchqat.nn.quantized.output import Output
+from torchqat.nn.quantized.pool import AvgPool, MaxPool
 
 __all__ = [
+    "Activation",
+    "Add",
+    "AvgPool",
     "Conv",
     "ConvFloatGrid",
     "ConvTranspose",
@@ -23,5 +29,6 @@ __all__ = [
     "LinearFloatGrid",
     "LinearGrouped",
     "LinearWeightOnly",
+    "MaxPool",
     "Output",
 ]

@@ -20,6 +20,7 @@ class QuantizedForm(nn.Module):
         super().__init__()
         self.config = _as_text(description.config)
         self.place = (str(description.config["place"][0]), int(description.config["place"][1]))
+        self.input_count = max(1, len(description.config["inputs"]))
         self.names = sorted(description.tensors)
         for name in (*self.names, *_OUTPUT):
             if not hasattr(self, name):
@@ -31,7 +32,7 @@ class QuantizedForm(nn.Module):
     def describe(cls, form) -> Description:
         """The description of what a QAT form computes in eval mode."""
         config = {"layer": cls.__name__, "place": list(form.place), "inputs": [], **form.arguments()}
-        tensors = {}
+        tensors = form.tensors()
         for i, quantizer in enumerate(form.quantizers()):
             if not quantizer.has_data():
                 raise RuntimeError(
@@ -50,5 +51,5 @@ class QuantizedForm(nn.Module):
 
     @torch.jit.ignore
     def _apply(self, fn, recurse=True):
-        scales = tuple(name for name in self.names if name.endswith("scale") or name.startswith("input_scale"))
+        scales = tuple(n for n, t in self._buffers.items() if t is not None and t.is_floating_point())
         return apply_keeping_dtype(self, super()._apply, fn, scales, recurse)

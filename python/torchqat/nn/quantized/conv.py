@@ -76,56 +76,52 @@ class Conv(ConvGeometry):
     def codes_tensor(self) -> Tensor:
         return torch.ops.torchqat.conv_int8_unpack(self.packed_weight)
 
-    def qparams(self, input: Tensor) -> tuple[Tensor, Tensor]:
-        input_scale, input_zero_point = self.input_scale, self.input_zero_point
-        if input_scale is not None and input_zero_point is not None:
-            return input_scale, input_zero_point
-        blocks = [1] + [-1] * (input.dim() - 1)
-        if not self.per_token:
-            blocks = blocks[:0]
-        return torch.ops.torchqat.choose_qparams(input, blocks, self.quant_min, self.quant_max, self.symmetric)
-
     def forward(self, input: Tensor) -> Tensor:
+        if torch.jit.is_scripting():
+            return self.convolve(
+                input, self.packed_weight, self.weight_scale, self.bias, self.input_scale, self.input_zero_point,
+                self.output_scale, self.output_zero_point,
+            )  # fmt: skip
+        else:
+            # Past nn.Module.__getattr__, which at batch 1 costs as much as a small convolution.
+            b = self._buffers
+            return self.convolve(
+                input, b["packed_weight"], b["weight_scale"], b["bias"], b["input_scale"], b["input_zero_point"],
+                b["output_scale"], b["output_zero_point"],
+            )  # fmt: skip
+
+    def convolve(
+        self,
+        input: Tensor,
+        packed_weight: Tensor,
+        weight_scale: Tensor,
+        bias: Tensor | None,
+        input_scale: Tensor | None,
+        input_zero_point: Tensor | None,
+        output_scale: Tensor | None,
+        output_zero_point: Tensor | None,
+    ) -> Tensor:
         batched = input.dim() == self.spatial_dims + 2
         if not batched:
             input = input.unsqueeze(0)
-        input_scale, input_zero_point = self.qparams(input)
-        output_scale, output_zero_point = self.output_scale, self.output_zero_point
+        if input_scale is None or input_zero_point is None:
+            blocks = [1] + [-1] * (input.dim() - 1)
+            if not self.per_token:
+                blocks = blocks[:0]
+            input_scale, input_zero_point = torch.ops.torchqat.choose_qparams(
+                input, blocks, self.quant_min, self.quant_max, self.symmetric
+            )
+        if len(self.explicit_padding) > 0:
+            input = self.padded(input)
         if output_scale is not None and output_zero_point is not None:
             y = torch.ops.torchqat.conv_int8_codes(
-                self.padded(input),
-                self.packed_weight,
-                self.weight_scale,
-                self.bias,
-                input_scale,
-                input_zero_point,
-                self.quant_min,
-                self.quant_max,
-                self.kernel_size,
-                self.stride,
-                self.padding,
-                self.dilation,
-                self.groups,
-                self.output_relu,
-                output_scale,
-                output_zero_point,
-                self.output_quant_min,
-                self.output_quant_max,
-            )
+                input, packed_weight, weight_scale, bias, input_scale, input_zero_point, self.quant_min, self.quant_max,
+                self.kernel_size, self.stride, self.padding, self.dilation, self.groups, self.output_relu, output_scale,
+                output_zero_point, self.output_quant_min, self.output_quant_max,
+            )  # fmt: skip
         else:
             y = torch.ops.torchqat.conv_int8(
-                self.padded(input),
-                self.packed_weight,
-                self.weight_scale,
-                self.bias,
-                input_scale,
-                input_zero_point,
-                self.quant_min,
-                self.quant_max,
-                self.kernel_size,
-                self.stride,
-                self.padding,
-                self.dilation,
-                self.groups,
-            )
+                input, packed_weight, weight_scale, bias, input_scale, input_zero_point, self.quant_min, self.quant_max,
+                self.kernel_size, self.stride, self.padding, self.dilation, self.groups,
+            )  # fmt: skip
         return y if batched else y.squeeze(0)

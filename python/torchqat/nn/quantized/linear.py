@@ -9,6 +9,8 @@ from torchqat.nn.quantized._layer import Description, QuantizedLayer, describe, 
 class Linear(QuantizedLayer):
     """`y = float32(sum (q_x - z_x) * q_w) * (s_x * s_w) + b`, sums exact in integers. Made by torchqat.convert.
 
+    With an integer edge behind it the output is the next layer's codes; with one before it the input is codes.
+
     Shape: input [..., in_features]; output [..., out_features].
     """
 
@@ -18,6 +20,10 @@ class Linear(QuantizedLayer):
         self.out_features, self.in_features = codes.shape
         self.weight_scale = row_scale(self.weight_scale, self.out_features)
         self.register_buffer("packed_weight", torch.ops.torchqat.linear_int8_pack(codes))
+        output = description.config.get("output", {"relu": False, "quant_min": 0, "quant_max": 255})
+        self.output_relu, self.output_quant_min, self.output_quant_max = output["relu"], output["quant_min"], output["quant_max"]
+        self.register_buffer("output_scale", description.tensors.get("output_scale"))
+        self.register_buffer("output_zero_point", description.tensors.get("output_zero_point"))
 
     @classmethod
     def describe(cls, layer) -> Description:
@@ -34,6 +40,23 @@ class Linear(QuantizedLayer):
     def forward(self, input: Tensor) -> Tensor:
         input_scale, input_zero_point = self.input_scale, self.input_zero_point
         if input_scale is not None and input_zero_point is not None:
+            output_scale = self.output_scale
+            if output_scale is not None or not input.is_floating_point():
+                return torch.ops.torchqat.linear_int8_codes(
+                    input,
+                    self.packed_weight,
+                    self.weight_scale,
+                    self.bias,
+                    input_scale,
+                    input_zero_point,
+                    self.quant_min,
+                    self.quant_max,
+                    self.output_relu,
+                    output_scale,
+                    self.output_zero_point,
+                    self.output_quant_min,
+                    self.output_quant_max,
+                )
             return torch.ops.torchqat.linear_int8(
                 input,
                 self.packed_weight,

@@ -175,6 +175,7 @@ set(TORCHQAT_CUDA_KERNEL_SOURCES
   csrc/cuda/kernels/batch_norm.cu
   csrc/cuda/kernels/conv_int8.cu
   csrc/cuda/kernels/conv_pack.cu
+  csrc/cuda/kernels/dynamic.cu
   csrc/cuda/kernels/float_grid.cu
   csrc/cuda/kernels/histogram.cu
   csrc/cuda/kernels/histogram_range.cu

@@ -1,6 +1,7 @@
 // CUDA kernels of the fake-quant family: tensors to pointers and stream.
 #include "ops/torch_headers.h"
 
+#include "cuda/kernels/dynamic.h"
 #include "cuda/statistics.h"
 #include "ops/fake_quantize.h"
 #include "ops/qparams.h"
@@ -80,6 +81,10 @@ void run_dynamic(const at::Tensor& x, const at::Tensor& y, const at::Tensor& mas
                  at::IntArrayRef block_size, int64_t quant_min, int64_t quant_max, bool symmetric, Stream stream) {
   if (x.numel() == 0) return;
   const Blocks blocks = blocks_of(x, block_size);
+  const Dynamic once{&blocks, x.const_data_ptr(), y.mutable_data_ptr(), mask.defined() ? mask.mutable_data_ptr<uint8_t>() : nullptr,
+                     nonfinite.defined() ? nonfinite.mutable_data_ptr<int64_t>() : nullptr, static_cast<int32_t>(quant_min),
+                     static_cast<int32_t>(quant_max), symmetric};
+  if (cuda::fake_quantize_dynamic(once, float_type(x.scalar_type()), stream)) return;
   const at::Tensor scale = at::empty({blocks.scales}, x.options().dtype(compute_type(x)));
   const at::Tensor zero_point = at::empty({blocks.scales}, x.options().dtype(at::kInt)), value = at::empty_like(scale);
   Statistics statistics;

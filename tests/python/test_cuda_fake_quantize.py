@@ -53,6 +53,33 @@ def test_qparams_of_data(shape, block_size, dtype):
             check("_fake_quantize_dynamic_forward", x, block_size, low, high, symmetric, save_mask)
 
 
+@pytest.mark.parametrize(
+    "shape, block_size",
+    [
+        ((5, 128), [1, -1]),
+        ((5, 136), [1, -1]),
+        ((9, 96), [1, 32]),
+        ((9, 80), [1, 64]),
+        ((3, 1024), [1, -1]),
+        ((3, 1032), [1, -1]),
+        ((2, 8192), [1, -1]),
+        ((2, 8200), [1, -1]),
+        ((1000,), [-1]),
+        ((48, 24), [16, 8]),
+        ((47, 24), [16, 8]),
+    ],
+)
+def test_blocks_held_in_registers(shape, block_size):
+    """At the longest block of each group of threads, and one packet beyond."""
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        x = values(shape, dtype)
+        for symmetric, low, high in ((True, -127, 127), (False, 0, 255)):
+            check("_fake_quantize_dynamic_forward", x, block_size, low, high, symmetric, True)
+    x = torch.full(shape, float("nan"))
+    x.view(-1)[: x.numel() // 2] = 0.0
+    check("_fake_quantize_dynamic_forward", x, block_size, 0, 255, False, True)
+
+
 @pytest.mark.parametrize("averaging", [1.0, 0.1])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape, block_size", LAYOUTS)

@@ -31,18 +31,24 @@ def _prepared(module, backward="auto"):
     return torchqat.prepare_qat(copy.deepcopy(module), qconfig).train()
 
 
-def _line(report: Report, batch: int, channels: int, out: int, size: int, stride: int = 1, bound: float | None = None) -> None:
-    module = nn.Conv2d(channels, out, 3, stride, 1).to(memory_format=torch.channels_last)
-    x = torch.randn(batch, channels, size, size).contiguous(memory_format=torch.channels_last).requires_grad_()
+def _line(
+    report: Report, batch: int, channels: int, out: int, size: int, stride: int = 1, bound: float | None = None
+) -> None:
+    title = f"Conv2d 3x3 {channels}->{out}, {size}x{size}, stride {stride}, batch {batch}"
+    _module_line(report, title, nn.Conv2d(channels, out, 3, stride, 1), batch, size, bound)
+
+
+def _module_line(report: Report, title: str, module: nn.Module, batch: int, size: int, bound: float | None = None) -> None:
+    module = module.to(memory_format=torch.channels_last)
+    x = torch.randn(batch, module.in_channels, size, size).contiguous(memory_format=torch.channels_last).requires_grad_()
     grad = torch.randn_like(module(x).detach())
     calls = {FP32: _step(copy.deepcopy(module), x, grad), BF16: _step(copy.deepcopy(module), x, grad, autocast=True)}
     for backward in ("auto", "float32"):
         calls[f"torchqat int8, backward {backward}"] = _step(_prepared(module, backward), x, grad)
     targets = {} if bound is None else {OURS: at_most(bound, FP32)}
-    title = f"Conv2d 3x3 {channels}->{out}, {size}x{size}, stride {stride}, batch {batch}, forward + backward + statistics"
     # In a running model outputs find memory that the layer before gave back, and no fresh pages.
     with kept_memory():
-        report.group(title, calls, baseline=FP32, targets=targets)
+        report.group(f"{title}, forward + backward + statistics", calls, baseline=FP32, targets=targets)
 
 
 def _saved(report: Report) -> None:
@@ -85,3 +91,6 @@ def run(report: Report) -> None:
         _line(report, 16, 128, 128, 16)
         _line(report, 16, 64, 128, 32, stride=2)
         _line(report, 16, 3, 64, 32)
+        _module_line(report, "Conv2d 3x3 depthwise 96, 32x32, batch 16", nn.Conv2d(96, 96, 3, padding=1, groups=96), 16, 32)
+        _module_line(report, "Conv2d 1x1 96->24, 32x32, batch 16", nn.Conv2d(96, 24, 1), 16, 32)
+        _module_line(report, "ConvTranspose2d 4x4 64->32, stride 2, 16x16, batch 16", nn.ConvTranspose2d(64, 32, 4, 2, 1), 16, 16)

@@ -152,24 +152,26 @@ struct CodePacker {
   }
 };
 
-// value(i): y of channels [i, i + Vec::size); columns is at most 64, to has room for 64 bytes.
+TORCHQAT_INLINE __mmask64 first_bytes(int64_t n) { return n >= 64 ? ~__mmask64{0} : (__mmask64{1} << n) - 1; }
+
+// Codes of a pixel's channels [0, columns), columns at most 64. value(i): y of channels [i, i + Vec::size).
 template <typename Value>
 TORCHQAT_INLINE void store_codes(const CodeGrid&, const CodePacker& pack, int64_t columns, Value value, uint8_t* to) {
   __m512 y[4];
 #pragma GCC unroll 4
   for (int j = 0; j < 4; ++j) y[j] = 16 * j < columns ? value(16 * j).v : _mm512_setzero_ps();
-  _mm512_storeu_si512(to, pack.codes_of<true>(y));
+  _mm512_mask_storeu_epi8(to, first_bytes(columns), pack.codes_of<true>(y));
 }
 
-// The same of 64 sums themselves, of which value(i) is the formula.
-template <typename Value>
-TORCHQAT_INLINE void store_codes(const CodeGrid& grid, const CodePacker& pack, const Shortcut& cut, const int32_t* sums, const float* scale,
-                                 const float* bias, int64_t columns, Value value, uint8_t* to) {
-  if (cut.limit < 0) return store_codes(grid, pack, columns, value, to);
+// The same of sums by a shortcut, whose limit is not negative.
+TORCHQAT_INLINE bool store_codes(const CodePacker& pack, const Shortcut& cut, const int32_t* sums, const float* scale, const float* bias,
+                                 int64_t columns, uint8_t* to) {
   __m512i s[4];
 #pragma GCC unroll 4
   for (int j = 0; j < 4; ++j) s[j] = _mm512_loadu_si512(sums + 16 * j);
-  _mm512_storeu_si512(to, pack.codes_of<true>(s, cut.ratio, cut.shift, _mm512_set1_ps(cut.limit), scale, bias));
+  const __m512i codes = pack.codes_of<true>(s, cut.ratio, cut.shift, _mm512_set1_ps(cut.limit), scale, bias);
+  _mm512_mask_storeu_epi8(to, first_bytes(columns), codes);
+  return true;
 }
 
 #else
@@ -181,6 +183,7 @@ struct CodePacker {
 template <typename Value>
 TORCHQAT_INLINE void store_codes(const CodeGrid& g, const CodePacker&, int64_t columns, Value value, uint8_t* to) {
   alignas(64) float y[kPanel];
+  alignas(64) uint8_t staged[kPanel];
   const Vec reciprocal(g.reciprocal), zero(g.zero), low(g.low - g.zero), high(g.high - g.zero);
   Vec worst(0.0f);
   for (int64_t i = 0; i < columns; i += Vec::size) {
@@ -190,21 +193,20 @@ TORCHQAT_INLINE void store_codes(const CodeGrid& g, const CodePacker&, int64_t c
     worst = numerics::lane_max_bits(worst, numerics::lane_abs(q - nearest));
     const Vec code = nearest + zero;
     if (g.low < 0) {
-      code.store_s8(reinterpret_cast<int8_t*>(to + i));
+      code.store_s8(reinterpret_cast<int8_t*>(staged + i));
     } else {
-      code.store_u8(to + i);
+      code.store_u8(staged + i);
     }
   }
   constexpr uint32_t all = (1u << Vec::size) - 1u;
   if (numerics::mask_bits(in_range(worst, Vec(0.0f), Vec(kTieLimit))) != all) [[unlikely]] {
-    store_codes_exactly(g, y, (columns + Vec::size - 1) / Vec::size * Vec::size, to);
+    store_codes_exactly(g, y, (columns + Vec::size - 1) / Vec::size * Vec::size, staged);
   }
+  std::memcpy(to, staged, static_cast<size_t>(columns));
 }
 
-template <typename Value>
-TORCHQAT_INLINE void store_codes(const CodeGrid& grid, const CodePacker& pack, const Shortcut&, const int32_t*, const float*, const float*,
-                                 int64_t columns, Value value, uint8_t* to) {
-  store_codes(grid, pack, columns, value, to);
+TORCHQAT_INLINE bool store_codes(const CodePacker&, const Shortcut&, const int32_t*, const float*, const float*, int64_t, uint8_t*) {
+  return false;
 }
 
 #endif

@@ -180,15 +180,8 @@ void depthwise_parts(const Plan& plan, const Task& task, const uint8_t* a, const
   };
   const auto finish = [&](const Quad& sums, int64_t r) __attribute__((always_inline)) {
     if constexpr (Codes) {
-      __m512i codes;
-      if (cut.limit >= 0) {
-        codes = pack.codes_of<false>(sums.v, reinterpret_cast<const float*>(ratio), reinterpret_cast<const float*>(shift), limit,
-                                     reinterpret_cast<const float*>(scale), reinterpret_cast<const float*>(bias));
-      } else {
-        __m512 y[4];
-        values(sums, y);
-        codes = pack.codes_of<false>(y);
-      }
+      const __m512i codes = pack.codes_of<false>(sums.v, reinterpret_cast<const float*>(ratio), reinterpret_cast<const float*>(shift), limit,
+                                                 reinterpret_cast<const float*>(scale), reinterpret_cast<const float*>(bias));
       uint8_t* out = task.out_codes + to + r * channels;
       if constexpr (Parts == 1) {
         _mm512_mask_storeu_epi8(out, part, codes);
@@ -248,6 +241,7 @@ template <typename Block>
 bool depthwise_line(const Plan& plan, const Task& task, const uint8_t* a, const int8_t* weight, int64_t channel, int64_t columns,
                     int64_t rows, const int32_t* init, const Block& block, int64_t to) {
   if (plan.taps.size() != 9 || plan.weight.kernel[2] != 3 || plan.dilation[2] != 1 || plan.stride[2] > 2) return false;
+  if (task.out_codes != nullptr && block.cut.limit < 0) return false;
   const auto run = [&](auto parts, auto codes, auto stride) {
     depthwise_parts<parts.value, codes.value, stride.value>(plan, task, a, weight, channel, columns, rows, init, block, to);
   };

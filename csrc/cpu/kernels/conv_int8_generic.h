@@ -109,12 +109,17 @@ inline void finish_codes(const Plan& plan, const Task& task, const Block& b, int
   const CodeGrid grid(task.grid);
   const CodePacker pack(grid);
   alignas(64) uint8_t staged[(kStrip + 16) * kPanel];
-  for (int64_t r = row; r < row + count; ++r) {
-    uint8_t* out = task.channels_last ? task.out_codes + (pixel + r - row) * channels + b.channel : nullptr;
-    const bool direct = out != nullptr && b.columns == kPanel;
-    uint8_t* to = direct ? out : staged + (r - row) * kPanel;
-    store_codes(grid, pack, b.cut, b.sums + r * kPanel, b.scale, b.bias, b.columns, [&](int64_t i) { return b.value(r, i); }, to);
-    if (out != nullptr && !direct) std::memcpy(out, to, static_cast<size_t>(b.columns));
+  uint8_t* to = task.channels_last ? task.out_codes + pixel * channels + b.channel : staged;
+  const int64_t apart = task.channels_last ? channels : kPanel;
+  int64_t r = row;
+  if (b.cut.limit >= 0) {
+    const Shortcut cut = b.cut;
+    for (; r < row + count; ++r, to += apart) {
+      if (!store_codes(pack, cut, b.sums + r * kPanel, b.scale, b.bias, b.columns, to)) break;
+    }
+  }
+  for (; r < row + count; ++r, to += apart) {
+    store_codes(grid, pack, b.columns, [&](int64_t i) { return b.value(r, i); }, to);
   }
   if (task.channels_last) return;
   uint8_t square[256];

@@ -90,6 +90,14 @@ def _openvino(report: Report, converted: nn.Module, x: torch.Tensor) -> Callable
     return lambda: request.infer([tensor])
 
 
+def _scripted(converted: nn.Module) -> nn.Module:
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch deprecates TorchScript
+        return torch.jit.freeze(torch.jit.script(converted))
+
+
 def _image_net(report: Report, title: str, model: nn.Module, x: torch.Tensor, bound: float) -> None:
     converted = _converted(model, torchqat.QConfig.int8(), x)
     model = copy.deepcopy(model).eval()
@@ -99,16 +107,21 @@ def _image_net(report: Report, title: str, model: nn.Module, x: torch.Tensor, bo
         "fp32": _run(model, x),
         "fp32 channels_last": _run(fused, last),
         "torchqat int8": _run(converted, last),
+        # Without Python between the layers, as the runtimes below.
+        "torchqat int8, TorchScript": _run(_scripted(converted), last),
     }
-    targets = {"torchqat int8": [at_least(bound, "fp32"), at_least(bound, "fp32 channels_last")]}
+    ours = [name for name in lines if name.startswith("torchqat")]
+    targets = {name: [at_least(bound, "fp32"), at_least(bound, "fp32 channels_last")] for name in ours}
     peer = _onnxruntime(report, model, x)
     if peer is not None:
         lines["onnxruntime int8"] = peer
-        targets["torchqat int8"].append(at_least(1.0, "onnxruntime int8"))
+        for name in ours:
+            targets[name].append(at_least(1.0, "onnxruntime int8"))
     peer = _openvino(report, converted, x)
     if peer is not None:
         lines["OpenVINO int8"] = peer
-        targets["torchqat int8"].append(at_least(1.0, "OpenVINO int8"))
+        for name in ours:
+            targets[name].append(at_least(1.0, "OpenVINO int8"))
     # Wall time: OpenVINO computes in a thread of its own.
     with kept_memory():
         report.group(title, lines, baseline="fp32", targets=targets, threads=(1,), clock="wall")

@@ -1,121 +1,77 @@
-"""Other runtimes on the same network, one thread each, where they are installed. Each function gives a call without
-arguments, or None after a note that says why not."""
+"""QAT of other libraries, for the tables of training steps: each takes a float module and gives the prepared one."""
 
 import copy
-import logging
-import tempfile
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import nn
 
 from torchqat.bench.harness import Report
 
-Call = Callable[[], object]
+__all__ = ["torch_ao", "torchao", "brevitas", "build"]
 
 
-def _missing(report: Report, name: str, error: Exception) -> None:
-    report.note(f"{name}: not measured ({type(error).__name__}: {(str(error).splitlines() or [''])[0][:100]})")
+def torch_ao(model: nn.Module) -> nn.Module:
+    """torch.ao's eager QAT with fused observers; in a Sequential, Conv-BatchNorm-ReLU triples are folded."""
+    from torch.ao import quantization as ao
+
+    prepared = copy.deepcopy(model).train()
+    if not isinstance(prepared, nn.Sequential):
+        prepared = nn.Sequential(prepared)
+    prepared.qconfig = ao.get_default_qat_qconfig("x86")
+    if any(isinstance(m, nn.Conv2d) for m in prepared):
+        triples = [[str(i), str(i + 1), str(i + 2)] for i, m in enumerate(prepared) if isinstance(m, nn.Conv2d)]
+        prepared = ao.fuse_modules_qat(prepared, triples)
+    return ao.prepare_qat(prepared.train())
 
 
-def torch_dynamic(report: Report, model: nn.Module, x: torch.Tensor) -> Call | None:
-    """torch.ao's eager dynamic int8 (FBGEMM or oneDNN), while torch still has it."""
+def torchao(model: nn.Module, weight_bits: int) -> nn.Module:
+    """torchao's QAT: int8 activations per token, weights int8 per channel or int4 in groups of 32."""
+    from torchao.quantization import quantize_
+    from torchao.quantization.granularity import PerAxis, PerGroup, PerToken
+    from torchao.quantization.qat import IntxFakeQuantizeConfig, QATConfig
+
+    activation = IntxFakeQuantizeConfig(torch.int8, PerToken(), is_symmetric=False)
+    granularity = PerGroup(32) if weight_bits == 4 else PerAxis(0)
+    weight = IntxFakeQuantizeConfig(torch.int4 if weight_bits == 4 else torch.int8, granularity)
+    prepared = copy.deepcopy(model)
+    if not isinstance(prepared, nn.Sequential):
+        prepared = nn.Sequential(prepared)  # it swaps children
+    quantize_(prepared, QATConfig(activation_config=activation, weight_config=weight, step="prepare"))
+    return prepared
+
+
+def brevitas(model: nn.Module) -> nn.Module:
+    """brevitas: Linear with int8 weights per channel and int8 activations per tensor, float scales from the data."""
+    import brevitas.nn as bnn
+    from brevitas.quant import Int8ActPerTensorFloat, Int8WeightPerChannelFloat
+
+    def layer(linear: nn.Linear) -> nn.Module:
+        new = bnn.QuantLinear(
+            linear.in_features, linear.out_features, bias=linear.bias is not None,
+            weight_quant=Int8WeightPerChannelFloat, input_quant=Int8ActPerTensorFloat,
+        )  # fmt: skip
+        with torch.no_grad():
+            new.weight.copy_(linear.weight)
+            if linear.bias is not None:
+                new.bias.copy_(linear.bias)
+        return new
+
+    if isinstance(model, nn.Linear):
+        return layer(model).train()
+    parts = [layer(m) if isinstance(m, nn.Linear) else copy.deepcopy(m) for m in model]
+    if any(isinstance(m, nn.Conv2d) for m in parts):
+        raise NotImplementedError("convolutions are not in this table")
+    return nn.Sequential(*parts).train()
+
+
+def build(report: Report, name: str, make: Callable[[], nn.Module]) -> nn.Module | None:
+    """make(), or None with a note where the peer is missing or refuses this torch."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            peer = torch.ao.quantization.quantize_dynamic(copy.deepcopy(model), {nn.Linear}, dtype=torch.qint8)
-        peer(x)
-    except (AttributeError, RuntimeError) as error:
-        return _missing(report, "torch.ao int8 dynamic", error)
-    return lambda: peer(x)
-
-
-def _onnxruntime_session(path: Path):
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-
-
-def onnxruntime_int8(report: Report, model: nn.Module, x: torch.Tensor) -> Call | None:
-    """onnxruntime's own static int8 of the float network."""
-    try:
-        from onnxruntime import quantization as ort
-
-        logging.disable(logging.WARNING)
-        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            path, quantised = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
-            torch.onnx.export(copy.deepcopy(model).eval(), (x,), str(path), input_names=["x"], dynamo=False)
-
-            class Reader(ort.CalibrationDataReader):
-                def __init__(self):
-                    self.batches = iter([{"x": x.numpy()}])
-
-                def get_next(self):
-                    return next(self.batches, None)
-
-            ort.quantize_static(str(path), str(quantised), Reader(), per_channel=True, reduce_range=False,
-                                activation_type=ort.QuantType.QUInt8, weight_type=ort.QuantType.QInt8)  # fmt: skip
-            session = _onnxruntime_session(quantised)
-    except Exception as error:  # noqa: BLE001 - a peer may be missing or refuse the network; the table says so
-        return _missing(report, "onnxruntime", error)
-    finally:
-        logging.disable(logging.NOTSET)
-    feed = {"x": x.numpy()}
-    return lambda: session.run(None, feed)
-
-
-def onnxruntime_int4(report: Report, model: nn.Module, x: torch.Tensor, group: int = 32) -> Call | None:
-    """onnxruntime's MatMulNBits with int4 weights in groups and int8 arithmetic."""
-    try:
-        import onnx
-        from onnxruntime.quantization import matmul_nbits_quantizer as ort
-
-        logging.disable(logging.WARNING)
-        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            path, quantised = Path(folder) / "float.onnx", Path(folder) / "int4.onnx"
-            # Without biases: a Gemm, which is what torch exports of a linear layer with one, is not among what it quantises.
-            model = copy.deepcopy(model).eval()
-            for layer in model.modules():
-                if isinstance(layer, nn.Linear):
-                    layer.bias = None
-            torch.onnx.export(model, (x[None],), str(path), input_names=["x"], dynamo=False)
-            quantizer = ort.MatMulNBitsQuantizer(onnx.load(path), block_size=group, is_symmetric=True, accuracy_level=4)
-            quantizer.process()
-            if not any(node.op_type == "MatMulNBits" for node in quantizer.model.model.graph.node):
-                raise RuntimeError("no MatMulNBits in the quantised graph")
-            quantizer.model.save_model_to_file(str(quantised))
-            session = _onnxruntime_session(quantised)
-    except Exception as error:  # noqa: BLE001 - as above
-        return _missing(report, "onnxruntime int4", error)
-    finally:
-        logging.disable(logging.NOTSET)
-    feed = {"x": x[None].numpy()}
-    return lambda: session.run(None, feed)
-
-
-def openvino_qdq(report: Report, converted: nn.Module, x: torch.Tensor) -> Call | None:
-    """OpenVINO on the Q/DQ graph that torchqat exports. It runs in threads of its own: measure by wall time."""
-    try:
-        import openvino
-
-        import torchqat
-
-        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            path = Path(folder) / "qdq.onnx"
-            torchqat.export_onnx(converted, x, path)
-            core = openvino.Core()
-            compiled = core.compile_model(core.read_model(path), "CPU", {"INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1})
-            request = compiled.create_infer_request()
-            tensor = openvino.Tensor(x.numpy(), shared_memory=True)
-            request.infer([tensor])
-    except Exception as error:  # noqa: BLE001 - as above
-        return _missing(report, "OpenVINO", error)
-    return lambda: request.infer([tensor])
+            return make()
+    except Exception as error:  # noqa: BLE001 - the table says what happened
+        report.note(f"{name}: not measured ({type(error).__name__}: {str(error).splitlines()[0][:100]})")
+        return None

@@ -2,14 +2,13 @@
 step and bf16 autocast of the same network, and against the QAT of the peers that are installed."""
 
 import copy
-import warnings
 from collections.abc import Callable
 
 import torch
 from torch import nn
 
 import torchqat
-from torchqat.bench import models
+from torchqat.bench import models, peak_memory, peers
 from torchqat.bench.harness import Report, at_most, saved_bytes
 
 
@@ -28,44 +27,6 @@ def _step(model: nn.Module, x: torch.Tensor, autocast: bool = False, optimizer: 
             p.grad = None
 
     return step
-
-
-def _torch_ao(model: nn.Module) -> nn.Module:
-    """torch.ao's eager QAT with fused observers, BatchNorm folded."""
-    from torch.ao import quantization as ao
-
-    prepared = copy.deepcopy(model).train()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        prepared.qconfig = ao.get_default_qat_qconfig("x86")
-        if any(isinstance(m, nn.Conv2d) for m in prepared):
-            triples = [[str(i), str(i + 1), str(i + 2)] for i, m in enumerate(prepared) if isinstance(m, nn.Conv2d)]
-            prepared = ao.fuse_modules_qat(prepared, triples)
-        return ao.prepare_qat(prepared)
-
-
-def _torchao(model: nn.Module, weight_bits: int) -> nn.Module:
-    """torchao's QAT: int8 activations per token, weights int8 per channel or int4 in groups of 32."""
-    from torchao.quantization import quantize_
-    from torchao.quantization.granularity import PerAxis, PerGroup, PerToken
-    from torchao.quantization.qat import IntxFakeQuantizeConfig, QATConfig
-
-    activation = IntxFakeQuantizeConfig(torch.int8, PerToken(), is_symmetric=False)
-    granularity = PerGroup(32) if weight_bits == 4 else PerAxis(0)
-    weight = IntxFakeQuantizeConfig(torch.int4 if weight_bits == 4 else torch.int8, granularity)
-    prepared = copy.deepcopy(model)
-    quantize_(prepared, QATConfig(activation_config=activation, weight_config=weight, step="prepare"))
-    return prepared
-
-
-def _peer(report: Report, name: str, build: Callable[[], nn.Module]) -> nn.Module | None:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return build()
-    except Exception as error:  # noqa: BLE001 - a peer may be missing or refuse this torch; the table says so
-        report.note(f"{name}: not measured ({type(error).__name__}: {str(error).splitlines()[0][:100]})")
-        return None
 
 
 def _network(
@@ -102,6 +63,13 @@ def _network(
     report.values(f"{title}: saved for backward, the part that grows with the batch", saved, "MB", megabytes)
 
 
+def _peaks(report: Report, net: str) -> None:
+    """Peak resident memory of a step beside fp32's, each in a process of its own."""
+    peaks = {way: peak_memory.peak(net, way) for way in peak_memory.WAYS}
+    report.values(f"{net}: peak resident memory of a step above what the process held before", peaks, "MB",
+                  {"int8": peaks["fp32"]})
+
+
 def _prepared(model: nn.Module, config: torchqat.QConfig) -> nn.Module:
     return torchqat.prepare_qat(copy.deepcopy(model), config)
 
@@ -114,18 +82,24 @@ def run(report: Report) -> None:
     variants = {
         "torchqat w8a8": (_prepared(net, int8), 0.45),
         "torchqat int4 g32 x int8": (_prepared(net, torchqat.QConfig.int4_int8(32)), 0.60),
-        "torch.ao w8a8": (_peer(report, "torch.ao", lambda: _torch_ao(net)), None),
-        "torchao w8a8": (_peer(report, "torchao", lambda: _torchao(net, 8)), None),
-        "torchao int4 g32 x int8": (_peer(report, "torchao", lambda: _torchao(net, 4)), None),
+        "torch.ao w8a8": (peers.build(report, "torch.ao", lambda: peers.torch_ao(net)), None),
+        "brevitas w8a8": (peers.build(report, "brevitas", lambda: peers.brevitas(net)), None),
+        "torchao w8a8": (peers.build(report, "torchao", lambda: peers.torchao(net, 8)), None),
+        "torchao int4 g32 x int8": (peers.build(report, "torchao", lambda: peers.torchao(net, 4)), None),
     }
     _network(report, "MLP 512 tokens", net, x, variants, {"torchqat w8a8": 12.0})
+    if not quick:
+        _peaks(report, "linear")
+        _peaks(report, "mlp")
 
     net, x = models.cnn(), torch.randn(2 if quick else 16, 3, 32, 32)
     variants = {
         "torchqat w8a8": (_prepared(net, int8), 0.50),
-        "torch.ao w8a8": (_peer(report, "torch.ao", lambda: _torch_ao(net)), None),
+        "torch.ao w8a8": (peers.build(report, "torch.ao", lambda: peers.torch_ao(net)), None),
     }
     _network(report, "CNN 16 x 3 x 32 x 32", net, x, variants, {"torchqat w8a8": 36.0})
+    if not quick:
+        _peaks(report, "cnn")
 
     block, x = models.TransformerBlock(), torch.randn(1, 64 if quick else 512, 1024)
     variants = {"torchqat int8 dynamic": (_prepared(block, torchqat.QConfig.int8_dynamic()), 0.60)}

@@ -1,22 +1,27 @@
 """Suite train_step: whole training steps of quantised layers against float32 and bfloat16 autocast of the same module."""
 
 import copy
+from collections.abc import Callable
 
 import torch
 from torch import nn
 
 import torchqat
-from torchqat.bench.harness import Report, at_most, saved_bytes
+from torchqat.bench import peers
+from torchqat.bench.harness import Report, at_most, kept_memory, saved_bytes
 
 FP32, BF16 = "fp32 eager", "bf16 autocast"
+INT8, INT4 = "torchqat int8, backward auto", "torchqat int4 g32 x int8"
 
 
-def _step(module, x, grad, *, autocast=False, optimizer=False):
-    """Forward, backward and, if asked for, an SGD update; gradients are dropped before each step."""
-    sgd = torch.optim.SGD(module.parameters(), lr=1e-6) if optimizer else None
+def _step(module, x, grad, *, autocast=False, optimizer=False, isa=None) -> Callable[[], None]:
+    """Forward, backward and, if asked for, an SGD update; gradients are dropped before each step. isa: CPU path in use."""
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    sgd = torch.optim.SGD(parameters, lr=1e-6) if optimizer else None
 
     def step():
-        module.zero_grad(set_to_none=True)
+        for p in parameters:
+            p.grad = None
         x.grad = None
         if autocast:
             with torch.autocast("cpu", torch.bfloat16):
@@ -27,31 +32,22 @@ def _step(module, x, grad, *, autocast=False, optimizer=False):
         if sgd is not None:
             sgd.step()
 
-    return step
+    if isa is None:
+        return step
+
+    def on_path():
+        before = torch.ops.torchqat._cpu_isa()
+        torch.ops.torchqat._set_cpu_isa(isa)
+        step()
+        torch.ops.torchqat._set_cpu_isa(before)
+
+    return on_path
 
 
-def _prepared(module, backward="auto"):
-    qconfig = torchqat.QConfig.int8()
+def _prepared(module, backward="auto", config=None):
+    qconfig = config or torchqat.QConfig.int8()
     qconfig = torchqat.QConfig(weight=qconfig.weight, activation=qconfig.activation, backward=backward)
     return torchqat.prepare_qat(copy.deepcopy(module), qconfig).train()
-
-
-def _torch_fake_quant(module):
-    """What torch.ao does: fused observe-and-fake-quantise modules before a float Linear."""
-    from torch.ao.quantization import FusedMovingAvgObsFakeQuantize, default_fused_per_channel_wt_fake_quant
-
-    layer = copy.deepcopy(module)
-    activation, weight = FusedMovingAvgObsFakeQuantize(), default_fused_per_channel_wt_fake_quant()
-
-    class FakeQuantLinear(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.layer, self.activation, self.weight = layer, activation, weight
-
-        def forward(self, x):
-            return nn.functional.linear(self.activation(x), self.weight(self.layer.weight), self.layer.bias)
-
-    return FakeQuantLinear().train()
 
 
 def _lines(module, x, grad, ways=("auto",), optimizer=False):
@@ -64,15 +60,35 @@ def _lines(module, x, grad, ways=("auto",), optimizer=False):
     return calls
 
 
-def _linear(report: Report, tokens: int, k: int, n: int, fp32: float, bf16: float | None, ways=("auto",), peers=False) -> None:
+def _others(report: Report, module: nn.Module) -> dict[str, nn.Module]:
+    """QAT of other libraries, where they are installed."""
+    makers = {
+        "torch.ao w8a8": lambda: peers.torch_ao(module),
+        "brevitas w8a8": lambda: peers.brevitas(module),
+        "torchao w8a8": lambda: peers.torchao(module, 8),
+        "torchao int4 g32 x int8": lambda: peers.torchao(module, 4),
+    }
+    built = {name: peers.build(report, name, make) for name, make in makers.items()}
+    return {name: prepared.train() for name, prepared in built.items() if prepared is not None}
+
+
+def _linear(report: Report, tokens: int, k: int, n: int, fp32: float, bf16: float | None, ways=("auto",), full=False) -> None:
+    """One table. full: also int4 weights, lower CPU paths, the other libraries, and the step with SGD."""
     module = nn.Linear(k, n)
     x, grad = torch.randn(tokens, k, requires_grad=True), torch.randn(tokens, n)
     calls = _lines(module, x, grad, ways)
-    if peers:
-        calls["torch.ao fused fake-quant"] = _step(_torch_fake_quant(module), x, grad)
-    targets = [at_most(fp32, FP32)] + ([at_most(bf16, BF16)] if bf16 else [])
-    report.group(f"Linear w8a8 {k}->{n}, {tokens} tokens, forward + backward + statistics", calls, baseline=FP32,
-                 targets={"torchqat int8, backward auto": targets})
+    targets = {INT8: [at_most(fp32, FP32)] + ([at_most(bf16, BF16)] if bf16 else [])}
+    if full:
+        calls[INT4] = _step(_prepared(module, config=torchqat.QConfig.int4_int8(32)), x, grad)
+        targets[INT4] = [at_most(0.55, FP32)]
+        paths = torchqat._C.supported_isas()
+        for isa in [p for p in ("avx512", "avx2") if p in paths and p != torch.ops.torchqat._cpu_isa()]:
+            calls[f"torchqat int8, {isa} kernels only"] = _step(_prepared(module), x, grad, isa=isa)
+        calls |= {name: _step(peer, x, grad) for name, peer in _others(report, module).items()}
+    title = f"Linear w8a8 {k}->{n}, {tokens} tokens, forward + backward + statistics"
+    report.group(title, calls, baseline=FP32, targets=targets)
+    if full:
+        report.group(f"Linear w8a8 {k}->{n}, {tokens} tokens, with SGD", _lines(module, x, grad, optimizer=True), baseline=FP32)
 
 
 def _gradient_error(report: Report) -> None:
@@ -113,11 +129,18 @@ def _mlp() -> nn.Module:
 
 def run(report: Report) -> None:
     quick = report.options is not None and report.options.quick
+    report.note("freed memory is kept by the allocator, for every line alike: else fresh pages of the gradients are timed")
+    with kept_memory(256 << 20 if quick else 768 << 20):
+        _run(report, quick)
+
+
+def _run(report: Report, quick: bool) -> None:
     _gradient_error(report)
     _saved(report)
+    ways = ("auto", "bfloat16", "float32")
     for tokens, fp32, bf16 in [(128, 0.42, 0.85)] if quick else [(512, 0.40, 0.80), (128, 0.42, 0.85)]:
         for k, n in [(1024, 4096), (4096, 1024)]:
-            _linear(report, tokens, k, n, fp32, bf16, ("auto", "bfloat16", "float32"), peers=True)
+            _linear(report, tokens, k, n, fp32, bf16, ways, full=True)
     sweep = [(64, 64, 64), (64, 256, 256), (8, 512, 512), (256, 512, 512), (32, 2048, 2048)]
     for tokens, k, n in sweep[:1] if quick else [*sweep, (2048, 4096, 4096)]:
         _linear(report, tokens, k, n, 1.0, None)
@@ -125,4 +148,4 @@ def run(report: Report) -> None:
     for optimizer in (False, True):
         report.group(f"MLP 1024->4096->1024 w8a8, 512 tokens{', with SGD' if optimizer else ''}",
                      _lines(_mlp(), x, grad, optimizer=optimizer), baseline=FP32,
-                     targets={"torchqat int8, backward auto": at_most(0.45, FP32)})
+                     targets={INT8: at_most(0.45, FP32)})

@@ -6,6 +6,8 @@
 #include <memory>
 
 #include "cpu/isa.h"
+#include "cpu/kernels/pack_s8.h"
+#include "cpu/kernels/panels.h"
 #include "ops/linear_grouped.h"
 #include "ops/packed_header.h"
 
@@ -49,6 +51,17 @@ at::Tensor pack_grouped(const at::Tensor& bytes, int64_t bits, int64_t group_siz
                                   {n, k, group_size, bits, is_signed, 0}, w.bytes(), lasting);
   const auto* codes = static_cast<const uint8_t*>(bytes.const_data_ptr());
   uint8_t* out = packed.mutable_data_ptr<uint8_t>() + kPackedHeaderBytes;
+  if (bits == 8 && is_signed && w.group_padded == w.group && k % 64 == 0 && k % w.group == 0) {
+    // Whole groups of whole bytes lie as in the panels of one scale per row, but for the offset.
+    const at::Tensor sums = at::empty({cpu::segment_count(k) * cpu::padded64(n)}, at::kInt);
+    const cpu::PackedS8 target{n, k, reinterpret_cast<int8_t*>(out), sums.mutable_data_ptr<int32_t>()};
+    const auto kernel = cpu::select<cpu::PackS8Fn>(cpu::pack_s8_scalar, cpu::pack_s8_avx2, cpu::pack_s8_avx512);
+    at::parallel_for(0, w.panels, 1, [&](int64_t begin, int64_t end) {
+      kernel(reinterpret_cast<const int8_t*>(codes), target, begin, end);
+      for (int64_t i = begin * w.panel_bytes; i < end * w.panel_bytes; ++i) out[i] ^= 0x80;
+    });
+    return packed;
+  }
   at::parallel_for(0, w.panels, 1, [&](int64_t begin, int64_t end) { cpu::grouped_pack(w, codes, out, begin, end); });
   return packed;
 }

@@ -26,26 +26,21 @@ struct QuantizedWeight {
 void quantize_whole_groups(const at::Tensor& weight, const at::Tensor& scale, int64_t group, const CodeRanges& ranges,
                            const QuantizedWeight& out) {
   const int64_t lines = weight.numel() / group;
-  const int32_t zero = 128;
-  const at::Tensor zero_points = at::full({lines}, zero, at::kInt);
   cpu::QuantizeRows q;
   q.input = weight.const_data_ptr();
   q.type = float_type(weight.scalar_type());
   q.columns = q.ld_input = q.ld_codes = group;
   q.scale = scale.const_data_ptr<float>();
-  q.zero_point = zero_points.const_data_ptr<int32_t>();
   q.stride = 1;
-  q.quant_min = static_cast<float>(ranges.weight_min + 128);
-  q.quant_max = static_cast<float>(ranges.weight_max + 128);
+  q.quant_min = static_cast<float>(ranges.weight_min);
+  q.quant_max = static_cast<float>(ranges.weight_max);
   q.codes = static_cast<uint8_t*>(out.codes.mutable_data_ptr());
+  q.signed_codes = true;
   q.mask = out.mask.mutable_data_ptr<uint8_t>();
   q.ld_mask = group / 8;
   const auto kernel = cpu::select<cpu::QuantizeRowsFn>(cpu::quantize_rows_scalar, cpu::quantize_rows_avx2,
                                                        cpu::quantize_rows_avx512);
-  at::parallel_for(0, lines, std::max<int64_t>(1, 32768 / group), [&](int64_t begin, int64_t end) {
-    kernel(q, begin, end);
-    for (int64_t i = begin * group; i < end * group; ++i) q.codes[i] ^= 0x80;  // stored form to two's complement
-  });
+  at::parallel_for(0, lines, std::max<int64_t>(1, 32768 / group), [&](int64_t begin, int64_t end) { kernel(q, begin, end); });
 }
 
 // Any group size, row by row of a padded copy.
@@ -163,6 +158,13 @@ at::Tensor bf16_weight_panels(const at::Tensor& codes, const at::Tensor& scale, 
   const int64_t n = codes.size(0), k = codes.size(1), n_padded = cpu::padded64(n), k_padded = cpu::padded64(k);
   at::Tensor panels = at::empty({k_padded * n_padded}, codes.options().dtype(at::kBFloat16));
   auto* out = static_cast<c10::BFloat16*>(panels.mutable_data_ptr());
+  if (group % 16 == 0 && k % 64 == 0) {
+    at::parallel_for(0, n_padded / 2, 8, [&](int64_t begin, int64_t end) {
+      cpu::groups_to_bf16_panels(codes.const_data_ptr<int8_t>(), scale.const_data_ptr<float>(), n, k, group,
+                                 reinterpret_cast<uint16_t*>(out), begin, end);
+    });
+    return panels;
+  }
   at::parallel_for(0, n_padded / 2, 8, [&](int64_t begin, int64_t end) {
     std::vector<float> pair(static_cast<size_t>(2 * k_padded));
     for (int64_t i = begin; i < end; ++i) {

@@ -17,4 +17,9 @@ void grad_columns_to_bf16(const GradSource&, uint16_t* out, int64_t block_begin,
 void panels_to_bf16(const uint8_t* panels, int64_t lines, int64_t count, const int32_t* zero_points, int32_t zero_point,
                     uint16_t* out, int64_t panel_begin, int64_t panel_end);
 
+// Codes [n, k] times the scales [n, ceil(k / group)] of their groups, as panels with n as the reduction:
+// [k / 64][padded n / 2][64][2]; group a multiple of 16, k of 64. Pairs [pair_begin, pair_end) of rows of n.
+void groups_to_bf16_panels(const int8_t* codes, const float* scale, int64_t n, int64_t k, int64_t group, uint16_t* out,
+                           int64_t pair_begin, int64_t pair_end);
+
 }  // namespace torchqat::cpu

@@ -96,4 +96,21 @@ void panels_to_bf16(const uint8_t* panels, int64_t lines, int64_t count, const i
   }
 }
 
+void groups_to_bf16_panels(const int8_t* codes, const float* scale, int64_t n, int64_t k, int64_t group, uint16_t* out,
+                           int64_t pair_begin, int64_t pair_end) {
+  const int64_t pairs = padded64(n) / 2, groups = (k + group - 1) / group;
+  const auto bits = [&](int64_t row, int64_t j) {
+    if (row >= n) return _mm512_setzero_si512();
+    const __m512i q = _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes + row * k + j)));
+    const Vec value = Vec(_mm512_cvtepi32_ps(q)) * Vec(scale[row * groups + j / group]);
+    return _mm512_cvtepu16_epi32(value.bf16());
+  };
+  for (int64_t i = pair_begin; i < pair_end; ++i) {
+    for (int64_t j = 0; j < k; j += 16) {
+      const __m512i both = _mm512_or_si512(bits(2 * i, j), _mm512_slli_epi32(bits(2 * i + 1, j), 16));
+      _mm512_storeu_si512(out + (j / 64 * pairs + i) * 128 + j % 64 * 2, both);
+    }
+  }
+}
+
 }  // namespace torchqat::cpu

@@ -4,6 +4,7 @@ set(TORCHQAT_KERNEL_SOURCES
   csrc/cpu/pages.cpp
   csrc/cpu/kernels/affine_avx2.cpp
   csrc/cpu/kernels/affine_avx512.cpp
+  csrc/cpu/kernels/affine_avx512bf16.cpp
   csrc/cpu/kernels/affine_scalar.cpp
   csrc/cpu/kernels/batch_norm.cpp
   csrc/cpu/kernels/batch_norm_avx2.cpp

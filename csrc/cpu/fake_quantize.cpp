@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "cpu/block_view.h"
+#include "cpu/kernels/affine_bf16.h"
 #include "cpu/kernels/dynamic.h"
 #include "cpu/output.h"
 #include "ops/fake_quantize.h"
@@ -24,7 +25,9 @@ void run(const char* op, const at::Tensor& x, const at::Tensor& y, const at::Ten
   const AffineArgs args{&blocks, x.const_data_ptr(), y.mutable_data_ptr(),
                         mask.defined() ? mask.mutable_data_ptr<uint8_t>() : nullptr, q.scale_data, q.zero_point_data,
                         static_cast<int32_t>(quant_min), static_cast<int32_t>(quant_max), streams(y)};
-  const auto kernel = affine_kernels().fake_quantize[static_cast<int>(float_type(x.scalar_type()))];
+  const auto type = float_type(x.scalar_type());
+  const auto kernel = type == Float::bf16 && use_avx512_bf16() ? &fake_quantize_bf16_avx512bf16
+                                                               : affine_kernels().fake_quantize[static_cast<int>(type)];
   parallel_elements(blocks.numel, [&](int64_t begin, int64_t end) { kernel(args, begin, end); });
 }
 

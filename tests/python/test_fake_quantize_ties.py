@@ -69,6 +69,24 @@ def test_ties_in_half_precision(dtype):
     check(x, scale, torch.tensor(0), -128, 127)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("columns", [1040, 1056, 1000])
+def test_large_rows_that_begin_anywhere(dtype, columns):
+    """Large enough to be written past the cache; rows begin at every alignment."""
+    x = torch.randn(4200, columns, generator=torch.Generator().manual_seed(2)).to(dtype)
+    scale = torch.linspace(0.01, 0.03, 4200).reshape(-1, 1)
+    want, inside = reference.fake_quantize(x, scale, None, [1, -1], -128, 127)
+    for name in ISAS:
+        if name == "scalar":
+            continue
+        with isa(name):
+            leaf = x.clone().requires_grad_()
+            y = ops.fake_quantize(leaf, scale, None, [1, -1], -128, 127)
+            y.backward(torch.ones_like(y))
+            assert same(y.detach(), want) and torch.equal(leaf.grad, inside.to(dtype)), name
+            assert same(ops.fake_quantize(x, scale, None, [1, -1], -128, 127), want), name
+
+
 @pytest.mark.parametrize("low, high", [(-127, 127), (-8, 7), (-2, 1)])
 def test_groups_with_scales_of_their_own(low, high):
     """Scales from the data: every group's largest value lies exactly on the grid's end."""

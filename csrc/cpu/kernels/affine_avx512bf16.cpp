@@ -57,7 +57,12 @@ void run(const AffineArgs& a, int64_t begin, int64_t end) {
     const Same<Vec> p{Vec(scale[index]), Vec(z)};
     const int64_t done = shared.fits ? n - n % shared_step : 0;
     uint8_t* bits = masked ? a.mask + at / 8 : nullptr;
-    run_pairs<masked, stream>(in + at, out + at, bits, done, shared, p, grid);
+    // A run begins at a multiple of 16 elements, half of what is streamed at once.
+    if (stream && reinterpret_cast<uintptr_t>(out + at) % sizeof(__m512i) == 0) {
+      run_pairs<masked, true>(in + at, out + at, bits, done, shared, p, grid);
+    } else {
+      run_pairs<masked, false>(in + at, out + at, bits, done, shared, p, grid);
+    }
     if (done < n) run_chunks<Op, Vec, masked, stream>(in + at + done, out + at + done, masked ? bits + done / 8 : nullptr, n - done, p, grid);
   });
 }

@@ -87,12 +87,12 @@ test-cpp: gtest build
 test-python: build
 	$(PY) -m pytest -q $(shell $(PY) -c 'import xdist; print("-n $(MAX_JOBS)")' 2>/dev/null) $(PYTEST_ARGS)
 
-# Every kernel test under AddressSanitizer and UndefinedBehaviorSanitizer, in a build of its own. -O2, because the intrinsics
+# Every kernel test under AddressSanitizer and UndefinedBehaviorSanitizer, in a build of its own. -O2, because intrinsics
 # want their constants folded.
 sanitize: gtest $(ENVIRONMENT)
 	cmake -S . -B $(BUILD)-sanitize -DPython_EXECUTABLE=$$($(PY) -c 'import sys; print(sys.executable)') -DTORCHQAT_CUDA=off \
 	  -DTORCHQAT_BUILD_TESTS=ON -DTORCHQAT_BUILD_PYTHON=OFF -DTORCHQAT_WERROR=OFF -DCMAKE_BUILD_TYPE=Release \
-	  -DCMAKE_CXX_FLAGS_RELEASE="-O2 -g1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all" > /dev/null
+	  -DCMAKE_CXX_FLAGS_RELEASE="-O2 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all" > /dev/null
 	cmake --build $(BUILD)-sanitize --target torchqat_kernel_tests --parallel $(MAX_JOBS)
 	$(BUILD)-sanitize/tests/cpp/torchqat_kernel_tests --gtest_brief=1
 

@@ -6,3 +6,14 @@ function(torchqat_compile_options target)
     target_compile_options(${target} PRIVATE -Werror)
   endif()
 endfunction()
+
+# torch's at::parallel_for is a template in its headers: without OpenMP switched on where it is compiled, it runs serially
+# and says nothing. Compiling only: the threads are those of the OpenMP library that libtorch brings, and linking to
+# another one beside it would start a second pool.
+include(CheckCXXCompilerFlag)
+check_cxx_compiler_flag(-fopenmp TORCHQAT_HAS_OPENMP)
+function(torchqat_parallel_for target)
+  if(TORCHQAT_HAS_OPENMP)
+    target_compile_options(${target} PRIVATE -fopenmp)
+  endif()
+endfunction()

@@ -3,6 +3,12 @@
 
 #include "cpu/isa.h"
 
+#include <ATen/Parallel.h>
+
+#if defined(__linux__) && AT_PARALLEL_OPENMP && !defined(_OPENMP)
+#error "at::parallel_for would run serially: compile with -fopenmp (cmake/CompileOptions.cmake)"
+#endif
+
 namespace torchqat {
 namespace {
 

@@ -29,7 +29,8 @@ std::vector<Path> paths() {
   return {all, all + static_cast<int>(supported_isa()) + 1};
 }
 
-enum class Fill { random, high, low };
+// The sum at its ends: a - z is 255 (above) or -255 (below), weights all highest or all lowest.
+enum class Fill { random, above_high, above_low, below_high, below_low };
 
 struct Problem {
   int64_t m, n, k, k_padded, lda;
@@ -41,18 +42,20 @@ struct Problem {
   Problem(int64_t m_, int64_t n_, int64_t k_, Fill fill, unsigned seed)
       : m(m_), n(n_), k(k_), k_padded(padded64(k_)), lda(k_padded) {
     std::mt19937 random(seed);
-    const auto pick = [&](int low, int high) {
-      return fill == Fill::random ? low + static_cast<int>(random() % static_cast<unsigned>(high - low + 1))
-                                  : (fill == Fill::high ? high : low);
+    const bool above = fill == Fill::above_high || fill == Fill::above_low;
+    const bool high = fill == Fill::above_high || fill == Fill::below_high;
+    const auto pick = [&](int least, int most, bool highest) {
+      if (fill != Fill::random) return highest ? most : least;
+      return least + static_cast<int>(random() % static_cast<unsigned>(most - least + 1));
     };
     a.assign(static_cast<size_t>(m * lda), 0xAB);  // bytes beyond K may be anything
     for (int64_t i = 0; i < m; ++i) {
-      for (int64_t j = 0; j < k; ++j) a[static_cast<size_t>(i * lda + j)] = static_cast<uint8_t>(pick(0, 255));
+      for (int64_t j = 0; j < k; ++j) a[static_cast<size_t>(i * lda + j)] = static_cast<uint8_t>(pick(0, 255, above));
     }
-    for (int64_t i = 0; i < n * k; ++i) b.push_back(static_cast<int8_t>(pick(-128, 127)));
+    for (int64_t i = 0; i < n * k; ++i) b.push_back(static_cast<int8_t>(pick(-128, 127, high)));
     std::uniform_real_distribution<float> scale(0.001f, 0.1f), value(-1.0f, 1.0f);
     for (int64_t i = 0; i < m; ++i) {
-      zero_point.push_back(fill == Fill::random ? static_cast<int>(random() % 256) : 0);
+      zero_point.push_back(pick(0, 255, !above));
       a_scale.push_back(scale(random));
     }
     for (int64_t j = 0; j < n; ++j) {
@@ -139,9 +142,11 @@ TEST(GemmU8S8, TileEdges) {
 }
 
 TEST(GemmU8S8, ExtremesDoNotOverflow) {
-  for (Fill fill : {Fill::high, Fill::low}) {
+  for (Fill fill : {Fill::above_high, Fill::above_low, Fill::below_high, Fill::below_low}) {
     check(7, 3, 1024, fill);
     check(2, 2, 65536, fill);
+    check(7, 2, 65536, fill);
+    check(1, 2, 65536, fill);
     check(33, 2, 65536, fill);
   }
 }
@@ -149,7 +154,7 @@ TEST(GemmU8S8, ExtremesDoNotOverflow) {
 TEST(GemmU8S8, SegmentsAreAddedInFloat) {
   check(2, 3, 65537, Fill::random);
   check(17, 2, 2 * 65536 + 100, Fill::random);
-  check(1, 2, 2 * 65536 + 100, Fill::high);
+  check(1, 2, 2 * 65536 + 100, Fill::above_low);
 }
 
 TEST(GemmU8S8, RangesOfRowsAndPanelsGiveTheSameBits) {

@@ -62,8 +62,12 @@ TORCHQAT_INLINE int64_t grouped_int8_scratch(const GroupedLayout& w, int64_t row
   return std::max(block + std::min(some * row, std::max<int64_t>(1 << 20, 16 * row)), gemv) + 256;
 }
 
+// k that many float rows decode at a time.
+constexpr int64_t kFloatBlock = 64;
+
 TORCHQAT_INLINE int64_t grouped_float_scratch(const GroupedLayout& w) {
-  return w.groups * kGroupedColumns * 4 * 2 + w.groups * kGroupedRowsAtOnce * 4 + 256;
+  const int64_t block = (kFloatBlock + 2 * kGroupedRowsAtOnce) * kGroupedColumns * 4;
+  return w.groups * kGroupedColumns * 4 * 2 + w.groups * kGroupedRowsAtOnce * 4 + block + 256;
 }
 
 using GroupedInt8Fn = void (*)(const GroupedInt8&, const GroupedRange&);

@@ -1,4 +1,5 @@
-// Float rows times packed weights: codes become floats in registers, once for a tile of rows.
+// Float rows times packed weights. Few rows: codes become floats in registers, once for a tile of rows. Many rows: a block of
+// codes becomes floats in the first-level cache, once for all of them.
 #pragma once
 #include "cpu/kernels/grouped_scales_generic.h"
 #include "cpu/kernels/linear_grouped.h"
@@ -74,6 +75,116 @@ __attribute__((noinline)) void float_tile(const GroupedLayout& w, const float* x
   }
 }
 
+// Successive k of one group, within a block.
+struct FloatSegment {
+  int64_t group, k;      // where it begins, k counted with padding
+  int64_t count;
+  bool first, last;      // of its group
+};
+
+template <int slot>
+inline void decode_block(const GroupedLayout& w, const uint8_t* panel, int64_t k, int64_t count, float* out) {
+  constexpr int quads = 8 / slot, step = 4 * Lanes::columns;
+  const typename Lanes::template Decoder<slot> decode(w.offset);
+  const uint8_t* line = panel + k / (4 * quads) * kGroupedLine;
+  for (int64_t end = k + count; k < end; k += 4 * quads, line += kGroupedLine, out += 4 * quads * kGroupedColumns) {
+    for (int64_t c = 0; c < kGroupedColumns; c += Lanes::columns) {
+      const auto bytes = Lanes::load_bytes(line + c / Lanes::columns * step);
+#pragma GCC unroll 16
+      for (int j = 0; j < 4 * quads; ++j) decode(bytes, 8 * (j % 4) + slot * (j / 4)).store(out + j * kGroupedColumns + c);
+    }
+  }
+}
+
+// rows x 64 columns over the segments of a block; b [k][64]; acc and total [rows][64].
+template <int rows>
+__attribute__((noinline)) void float_block(const GroupedLayout& w, const float* x, int64_t lda, const FloatSegment* segments,
+                                           int64_t count, const float* b, const float* scale, const float* zero_point,
+                                           const float* input_sums, float* sums, float* totals) {
+  using numerics::Vec;
+  constexpr int vectors = Lanes::gemv_vectors;
+  for (int64_t c0 = 0; c0 < kGroupedColumns; c0 += vectors * Lanes::columns) {
+    const float* column = b + c0;
+    for (const FloatSegment* s = segments; s != segments + count; ++s) {
+      Vec acc[rows][vectors];
+#pragma GCC unroll 6
+      for (int r = 0; r < rows; ++r) {
+#pragma GCC unroll 4
+        for (int c = 0; c < vectors; ++c) {
+          acc[r][c] = s->first ? Vec(0.0f) : Vec::load(sums + r * kGroupedColumns + c0 + c * Lanes::columns);
+        }
+      }
+      const float* input = x + s->k;
+      for (int64_t k = 0; k < s->count; ++k, column += kGroupedColumns, ++input) {
+        Vec q[vectors];
+#pragma GCC unroll 4
+        for (int c = 0; c < vectors; ++c) q[c] = Vec::load(column + c * Lanes::columns);
+#pragma GCC unroll 6
+        for (int r = 0; r < rows; ++r) {
+          const Vec value(input[r * lda]);
+#pragma GCC unroll 4
+          for (int c = 0; c < vectors; ++c) acc[r][c] = lane_fma(value, q[c], acc[r][c]);
+        }
+      }
+      keep_in_memory();
+#pragma GCC unroll 6
+      for (int r = 0; r < rows; ++r) {
+#pragma GCC unroll 4
+        for (int c = 0; c < vectors; ++c) {
+          const int64_t at = c0 + c * Lanes::columns;
+          if (!s->last) {
+            acc[r][c].store(sums + r * kGroupedColumns + at);
+            continue;
+          }
+          Vec sum = acc[r][c];
+          if (zero_point != nullptr) {
+            const Vec z = Vec::load(zero_point + s->group * kGroupedColumns + at);
+            sum = numerics::without_zero_point(sum, z, Vec(input_sums[r * w.groups + s->group]));
+          }
+          float* t = totals + r * kGroupedColumns + at;
+          numerics::add_group(Vec::load(t), sum, Vec::load(scale + s->group * kGroupedColumns + at)).store(t);
+        }
+      }
+    }
+  }
+}
+
+// All rows over one panel; scale [groups][64] as floats.
+template <int slot>
+inline void float_panel(const GroupedLayout& w, const float* x, int64_t lda, int64_t rows, const uint8_t* panel,
+                        const float* scale, const float* zero_point, const float* input_sums, float* block, float* sums,
+                        float* totals) {
+  constexpr int most = Lanes::float_rows;
+  std::memset(totals, 0, static_cast<size_t>(rows * kGroupedColumns) * sizeof(float));
+  const int64_t end = w.k_padded(), line_k = 32 / slot;
+  for (int64_t k = 0; k < end;) {
+    FloatSegment segments[kFloatBlock];
+    int64_t count = 0, begin = k;
+    while (k < end && k - begin < kFloatBlock) {
+      const int64_t group = k / w.group_padded, from = k - group * w.group_padded;
+      const int64_t left = w.group_padded - from, room = (kFloatBlock - (k - begin)) / line_k * line_k;
+      if (left > room && k != begin && w.group_padded <= kFloatBlock) break;
+      const int64_t some = std::min(left, room);
+      if (some == 0) break;
+      segments[count++] = FloatSegment{group, k, some, from == 0, some == left};
+      k += some;
+    }
+    decode_block<slot>(w, panel, begin, k - begin, block);
+    for (int64_t r = 0; r < rows; r += most) {
+      const float* row = x + r * lda;
+      float *s = sums + r * kGroupedColumns, *t = totals + r * kGroupedColumns;
+      const float* row_sums = input_sums + r * w.groups;
+      switch (std::min<int64_t>(most, rows - r)) {
+        case 1: float_block<1>(w, row, lda, segments, count, block, scale, zero_point, row_sums, s, t); break;
+        case 2: float_block<std::min(2, most)>(w, row, lda, segments, count, block, scale, zero_point, row_sums, s, t); break;
+        case 3: float_block<std::min(3, most)>(w, row, lda, segments, count, block, scale, zero_point, row_sums, s, t); break;
+        case 4: float_block<std::min(4, most)>(w, row, lda, segments, count, block, scale, zero_point, row_sums, s, t); break;
+        default: float_block<most>(w, row, lda, segments, count, block, scale, zero_point, row_sums, s, t); break;
+      }
+    }
+  }
+}
+
 inline void sum_inputs(const GroupedFloat& g, int64_t row, int64_t rows, float* sums) {
   for (int64_t r = 0; r < rows; ++r) {
     for (int64_t group = 0; group < g.w.groups; ++group) {
@@ -92,6 +203,9 @@ inline void float_rows(const GroupedFloat& g, const GroupedRange& range) {
   auto* scale = reinterpret_cast<float*>(range.scratch);
   float* zero_point = scale + w.groups * kGroupedColumns;
   float* sums = zero_point + w.groups * kGroupedColumns;
+  float* block = sums + (w.groups * kGroupedRowsAtOnce + 15) / 16 * 16;
+  float* row_sums = block + kFloatBlock * kGroupedColumns;
+  float* totals = row_sums + kGroupedRowsAtOnce * kGroupedColumns;
   for (int64_t begin = range.row_begin; begin < range.row_end; begin += kGroupedRowsAtOnce) {
     const int64_t end = std::min(range.row_end, begin + kGroupedRowsAtOnce);
     if (g.zero_point.data != nullptr) sum_inputs(g, begin, end - begin, sums);
@@ -107,6 +221,16 @@ inline void float_rows(const GroupedFloat& g, const GroupedRange& range) {
         panel.zero_point = zero_point;
       }
       const int64_t first = p * kGroupedColumns, count = std::min(kGroupedColumns, w.n - first);
+      if (end - begin > 2 * most) {
+        if (panel.scale_base != 0 || panel.scale.data != scale) gather_scales(w, g.scale, p, 0, w.groups, scale);
+        float_panel<slot>(w, g.input + begin * g.lda, g.lda, end - begin, panel.packed, scale, panel.zero_point, sums, block,
+                          row_sums, totals);
+        for (int64_t i = begin; i < end; ++i) {
+          store_row(totals + (i - begin) * kGroupedColumns, g.bias != nullptr ? g.bias + first : nullptr, false, 1.0f, count,
+                    g.out + i * g.ldo + first);
+        }
+        continue;
+      }
       for (int64_t i = begin; i < end; i += most) {
         alignas(64) float total[most * kGroupedColumns];
         const float* x = g.input + i * g.lda;

@@ -59,7 +59,7 @@ def test_errors():
     with pytest.raises(
         ValueError, match="module '0': nn.qat.Embedding: weight dtype must be an integer format, got mxfp4"
     ):
-        torchqat.prepare_qat(nn.Sequential(nn.Embedding(4, 4)), QConfig.mxfp4())
+        torchqat.prepare_qat(nn.Sequential(nn.Embedding(4, 4)), overrides={"0": QConfig.mxfp4()})
     prepared = torchqat.prepare_qat(nn.Sequential(nn.Linear(4, 4)), QConfig.mxfp4())
     with pytest.raises(ValueError, match="on the float grid mxfp4"):
         torchqat.integer_weights(prepared[0])

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import torchqat
-from torchqat.bench import models, peers
+from torchqat.bench import deployed_peers, models
 from torchqat.bench.harness import Report, at_least, measure
 
 FP32 = "fp32 eager"
@@ -40,10 +40,10 @@ def _mlp(report: Report, module: nn.Module, converted: dict[str, nn.Module], tok
     int8, int4 = GOALS[tokens]
     targets = {name: [at_least(goal, FP32)] for name, goal in ((INT8, int8), (DYNAMIC, int8), (INT4, int4))}
     for name, call, ours in (
-        ("torch.ao int8 dynamic", peers.torch_dynamic(report, module, x), (DYNAMIC,)),
-        ("onnxruntime int8", peers.onnxruntime_int8(report, module, x), (INT8,)),
-        ("OpenVINO int8", peers.openvino_qdq(report, converted[INT8], x), (INT8,)),
-        ("onnxruntime int4 g32 x int8", peers.onnxruntime_int4(report, module, x), (INT4,)),
+        ("torch.ao int8 dynamic", deployed_peers.torch_dynamic(report, module, x), (DYNAMIC,)),
+        ("onnxruntime int8", deployed_peers.onnxruntime_int8(report, module, x), (INT8,)),
+        ("OpenVINO int8", deployed_peers.openvino_qdq(report, converted[INT8], x), (INT8,)),
+        ("onnxruntime int4 g32 x int8", deployed_peers.onnxruntime_int4(report, module, x), (INT4,)),
     ):
         if call is not None:
             calls[name] = call

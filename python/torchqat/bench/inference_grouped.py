@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 import torchqat
-from torchqat.bench import models, peers
+from torchqat.bench import deployed_peers, models
 from torchqat.bench.harness import Report, at_least, num_threads
 
 FP32 = "fp32 eager"
@@ -109,7 +109,7 @@ def _decoding(report: Report) -> None:
     calls = {FP32: lambda: net(x), **{name: lambda model=model: model(x) for name, model in converted.items()}}
     calls[f"{INT4}, TorchScript"] = lambda: scripted(x)
     targets = {INT4: at_least(9.0, FP32), f"{INT4}, TorchScript": at_least(9.0, FP32)}
-    peer = peers.onnxruntime_int4(report, net, x)
+    peer = deployed_peers.onnxruntime_int4(report, net, x)
     if peer is not None:
         calls["onnxruntime int4 g32 x int8"] = peer
         targets = {name: [target, at_least(1.0, "onnxruntime int4 g32 x int8")] for name, target in targets.items()}

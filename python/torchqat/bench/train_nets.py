@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import torchqat
-from torchqat.bench import models, peak_memory, peers
+from torchqat.bench import models, peak_memory, training_peers
 from torchqat.bench.harness import Report, at_most, saved_bytes
 
 
@@ -82,10 +82,10 @@ def run(report: Report) -> None:
     variants = {
         "torchqat w8a8": (_prepared(net, int8), 0.45),
         "torchqat int4 g32 x int8": (_prepared(net, torchqat.QConfig.int4_int8(32)), 0.60),
-        "torch.ao w8a8": (peers.build(report, "torch.ao", lambda: peers.torch_ao(net)), None),
-        "brevitas w8a8": (peers.build(report, "brevitas", lambda: peers.brevitas(net)), None),
-        "torchao w8a8": (peers.build(report, "torchao", lambda: peers.torchao(net, 8)), None),
-        "torchao int4 g32 x int8": (peers.build(report, "torchao", lambda: peers.torchao(net, 4)), None),
+        "torch.ao w8a8": (training_peers.build(report, "torch.ao", lambda: training_peers.torch_ao(net)), None),
+        "brevitas w8a8": (training_peers.build(report, "brevitas", lambda: training_peers.brevitas(net)), None),
+        "torchao w8a8": (training_peers.build(report, "torchao", lambda: training_peers.torchao(net, 8)), None),
+        "torchao int4 g32 x int8": (training_peers.build(report, "torchao", lambda: training_peers.torchao(net, 4)), None),
     }
     _network(report, "MLP 512 tokens", net, x, variants, {"torchqat w8a8": 12.0})
     if not quick:
@@ -95,7 +95,7 @@ def run(report: Report) -> None:
     net, x = models.cnn(), torch.randn(2 if quick else 16, 3, 32, 32)
     variants = {
         "torchqat w8a8": (_prepared(net, int8), 0.50),
-        "torch.ao w8a8": (peers.build(report, "torch.ao", lambda: peers.torch_ao(net)), None),
+        "torch.ao w8a8": (training_peers.build(report, "torch.ao", lambda: training_peers.torch_ao(net)), None),
     }
     _network(report, "CNN 16 x 3 x 32 x 32", net, x, variants, {"torchqat w8a8": 36.0})
     if not quick:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import torchqat
-from torchqat.bench import peers
+from torchqat.bench import training_peers
 from torchqat.bench.harness import Report, at_most, kept_memory, saved_bytes
 
 FP32, BF16 = "fp32 eager", "bf16 autocast"
@@ -63,12 +63,12 @@ def _lines(module, x, grad, ways=("auto",), optimizer=False):
 def _others(report: Report, module: nn.Module) -> dict[str, nn.Module]:
     """QAT of other libraries, where they are installed."""
     makers = {
-        "torch.ao w8a8": lambda: peers.torch_ao(module),
-        "brevitas w8a8": lambda: peers.brevitas(module),
-        "torchao w8a8": lambda: peers.torchao(module, 8),
-        "torchao int4 g32 x int8": lambda: peers.torchao(module, 4),
+        "torch.ao w8a8": lambda: training_peers.torch_ao(module),
+        "brevitas w8a8": lambda: training_peers.brevitas(module),
+        "torchao w8a8": lambda: training_peers.torchao(module, 8),
+        "torchao int4 g32 x int8": lambda: training_peers.torchao(module, 4),
     }
-    built = {name: peers.build(report, name, make) for name, make in makers.items()}
+    built = {name: training_peers.build(report, name, make) for name, make in makers.items()}
     return {name: prepared.train() for name, prepared in built.items() if prepared is not None}
 
 

@@ -16,14 +16,6 @@ CONVS = {1: torch.nn.functional.conv1d, 2: torch.nn.functional.conv2d, 3: torch.
 FORMATS = {1: torch.contiguous_format, 2: torch.channels_last, 3: torch.channels_last_3d}
 
 
-@pytest.fixture(autouse=True)
-def restore_isa():
-    before, threads = ops._cpu_isa(), torch.get_num_threads()
-    yield
-    ops._set_cpu_isa(before)
-    torch.set_num_threads(threads)
-
-
 def per_sample(t, dims):
     return t.reshape(-1, *[1] * (dims + 1))
 

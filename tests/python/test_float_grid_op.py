@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from float_grid_reference import same
+
+import torchqat  # noqa: F401
 
 op = torch.ops.torchqat.fake_quantize_float
 

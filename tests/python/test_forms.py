@@ -16,14 +16,6 @@ U4 = (torch.tensor(0.4), torch.tensor(5, dtype=torch.int32), 0, 15)
 SHAPES = [(2, 3, 5, 7), (3,), (), (0, 4), (1, 70, 9, 9), (65,)]
 
 
-@pytest.fixture(autouse=True)
-def restore():
-    before, threads = ops._cpu_isa(), torch.get_num_threads()
-    yield
-    ops._set_cpu_isa(before)
-    torch.set_num_threads(threads)
-
-
 def fake(x, grid):
     return ops.fake_quantize(x, grid[0], grid[1], [], grid[2], grid[3])
 

@@ -22,13 +22,6 @@ _libm.fmaf.argtypes = [ctypes.c_float] * 3
 fma = np.frompyfunc(lambda a, b, c: _libm.fmaf(a, b, c), 3, 1)
 
 
-@pytest.fixture(autouse=True)
-def same_isa_afterwards():
-    before = ops._cpu_isa()
-    yield
-    ops._set_cpu_isa(before)
-
-
 def quantised(x, scale, zero, low, high):
     """Codes of a float32 array, as the contract has them."""
     q = np.rint((x / scale).astype(np.float32)) + np.float32(zero)

@@ -14,14 +14,6 @@ FORMATS = {1: torch.contiguous_format, 2: torch.channels_last, 3: torch.channels
 BOUNDS = {"float32": 1e-6, "int16": 3e-4, "bfloat16": 2e-3}
 
 
-@pytest.fixture(autouse=True)
-def restore_isa():
-    before, threads = ops._cpu_isa(), torch.get_num_threads()
-    yield
-    ops._set_cpu_isa(before)
-    torch.set_num_threads(threads)
-
-
 class Layer:
     """Arguments of one training convolution."""
 

@@ -13,13 +13,6 @@ ops = torch.ops.torchqat
 ISAS = _C.supported_isas()
 
 
-@pytest.fixture(autouse=True)
-def same_isa_afterwards():
-    before = ops._cpu_isa()
-    yield
-    ops._set_cpu_isa(before)
-
-
 def problem(m=9, n=66, k=96, group=32, bits=4, per_token=True, seed=0, zero_dtype=torch.int32):
     g = torch.Generator().manual_seed(seed)
     x = torch.randn(m, k, generator=g)

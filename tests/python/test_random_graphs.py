@@ -9,7 +9,7 @@ import warnings
 
 import pytest
 import torch
-from test_random_networks import on_any_path, paths_restored  # noqa: F401 - a fixture
+from test_random_networks import on_any_path
 from torch import nn
 
 import torchqat
@@ -88,7 +88,7 @@ def scheme(draw: random.Random) -> QConfig:
 
 
 @pytest.mark.parametrize("seed", range(COUNT))
-def test_every_form_of_the_model_agrees(seed, tmp_path, paths_restored):  # noqa: F811
+def test_every_form_of_the_model_agrees(seed, tmp_path):
     torch.manual_seed(seed)
     draw = random.Random(seed)
     model, config, channels_last = Net(draw), scheme(draw), draw.random() < 0.5

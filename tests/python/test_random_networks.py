@@ -74,16 +74,8 @@ def on_any_path(draw):
     torch.set_num_threads(draw.choice([1, 2]))
 
 
-@pytest.fixture
-def paths_restored():
-    isa, threads = torch.ops.torchqat._cpu_isa(), torch.get_num_threads()
-    yield
-    torch.ops.torchqat._set_cpu_isa(isa)
-    torch.set_num_threads(threads)
-
-
 @pytest.mark.parametrize("seed", range(COUNT))
-def test_trained_converted_and_loaded_agree(seed, tmp_path, paths_restored):
+def test_trained_converted_and_loaded_agree(seed, tmp_path):
     torch.manual_seed(seed)
     draw = random.Random(seed)
     dims, channels = draw.choice([1, 2, 2, 3]), draw.choice([1, 3, 4, 16])

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import torchqat
-from torchqat.bench import models
+from torchqat.bench import deployed_peers, models
 from torchqat.bench.harness import Report, at_least, kept_memory
 
 
@@ -27,67 +27,6 @@ def _run(model: nn.Module, x: torch.Tensor) -> Callable[[], torch.Tensor]:
             return model(x)
 
     return run
-
-
-def _onnxruntime(report: Report, model: nn.Module, x: torch.Tensor) -> Callable[[], object] | None:
-    """onnxruntime's own static int8 of the float network, one thread."""
-    import logging
-    import tempfile
-    import warnings
-    from pathlib import Path
-
-    try:
-        import onnxruntime
-        from onnxruntime import quantization as ort
-
-        logging.disable(logging.WARNING)
-        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            path, quantised = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
-            torch.onnx.export(copy.deepcopy(model).eval(), (x,), str(path), input_names=["x"], dynamo=False)
-
-            class Reader(ort.CalibrationDataReader):
-                def __init__(self):
-                    self.batches = iter([{"x": x.numpy()}])
-
-                def get_next(self):
-                    return next(self.batches, None)
-
-            ort.quantize_static(str(path), str(quantised), Reader(), per_channel=True, reduce_range=False,
-                                activation_type=ort.QuantType.QUInt8, weight_type=ort.QuantType.QInt8)  # fmt: skip
-            options = onnxruntime.SessionOptions()
-            options.intra_op_num_threads = 1
-            options.log_severity_level = 3
-            session = onnxruntime.InferenceSession(str(quantised), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # noqa: BLE001 - a peer may be missing or refuse the network; the table says so
-        report.note(f"onnxruntime: not measured ({type(error).__name__}: {str(error).splitlines()[0][:100]})")
-        return None
-    finally:
-        logging.disable(logging.NOTSET)
-    feed = {"x": x.numpy()}
-    return lambda: session.run(None, feed)
-
-
-def _openvino(report: Report, converted: nn.Module, x: torch.Tensor) -> Callable[[], object] | None:
-    """OpenVINO on the Q/DQ graph that torchqat exports, one thread."""
-    import tempfile
-    from pathlib import Path
-
-    try:
-        import openvino
-
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "qdq.onnx"
-            torchqat.export_onnx(converted, x, path)
-            core = openvino.Core()
-            compiled = core.compile_model(core.read_model(path), "CPU", {"INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1})
-            request = compiled.create_infer_request()
-            tensor = openvino.Tensor(x.numpy(), shared_memory=True)
-            request.infer([tensor])
-    except Exception as error:  # noqa: BLE001 - a peer may be missing or refuse the network; the table says so
-        report.note(f"OpenVINO: not measured ({type(error).__name__}: {str(error).splitlines()[0][:100]})")
-        return None
-    return lambda: request.infer([tensor])
 
 
 def _scripted(converted: nn.Module) -> nn.Module:
@@ -112,12 +51,12 @@ def _image_net(report: Report, title: str, model: nn.Module, x: torch.Tensor, bo
     }
     ours = [name for name in lines if name.startswith("torchqat")]
     targets = {name: [at_least(bound, "fp32"), at_least(bound, "fp32 channels_last")] for name in ours}
-    peer = _onnxruntime(report, model, x)
+    peer = deployed_peers.onnxruntime_int8(report, model, x)
     if peer is not None:
         lines["onnxruntime int8"] = peer
         for name in ours:
             targets[name].append(at_least(1.0, "onnxruntime int8"))
-    peer = _openvino(report, converted, x)
+    peer = deployed_peers.openvino_qdq(report, converted, x)
     if peer is not None:
         lines["OpenVINO int8"] = peer
         for name in ours:

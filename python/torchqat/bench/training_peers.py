@@ -60,9 +60,9 @@ def brevitas(model: nn.Module) -> nn.Module:
 
     if isinstance(model, nn.Linear):
         return layer(model).train()
+    if any(list(m.parameters()) for m in model if not isinstance(m, nn.Linear)):
+        raise TypeError("brevitas is built here for nets of Linear layers and functions without weights")
     parts = [layer(m) if isinstance(m, nn.Linear) else copy.deepcopy(m) for m in model]
-    if any(isinstance(m, nn.Conv2d) for m in parts):
-        raise NotImplementedError("convolutions are not in this table")
     return nn.Sequential(*parts).train()
 
 

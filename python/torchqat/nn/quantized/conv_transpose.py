@@ -4,7 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from torchqat.nn.quantized._layer import Description, QuantizedLayer, container_bits, describe
+from torchqat.nn.quantized._layer import Description, QuantizedLayer, describe
+from torchqat.nn.quantized.conv_weight_only import PackedCodes
 from torchqat.nn.quantized.float_grid import decoded, describe_float, element_values
 from torchqat.nn.quantized.input_rounding import input_rounding
 from torchqat.nn.transposed import (
@@ -115,7 +116,7 @@ class ConvTranspose(_Geometry):
         return y if batched else y.squeeze(0)
 
 
-class ConvTransposeWeightOnly(_Geometry):
+class ConvTransposeWeightOnly(PackedCodes, _Geometry):
     """Float transposed convolution with `(q - z) * s`, unpacked at each call. Made by torchqat.convert.
 
     Shape: input [N, C, *spatial] or [C, *spatial]; output [N, out_channels, *spatial'].
@@ -126,17 +127,7 @@ class ConvTransposeWeightOnly(_Geometry):
 
     def __init__(self, description: Description):
         super().__init__(description)
-        codes = description.tensors["codes"]
-        self.bits = container_bits(description.config["bits"])
-        self.signed = codes.dtype == torch.int8
-        self.numel = codes.numel()
-        self.block_size = list(description.config["block_size"])
-        self.register_buffer("packed_weight", torch.ops.torchqat.pack_bits(codes, self.bits))
-        self.input_rounding = input_rounding(description.config, description.tensors)
-
-    def codes_tensor(self) -> Tensor:
-        codes = torch.ops.torchqat.unpack_bits(self.packed_weight, self.bits, self.numel, self.signed)
-        return codes.reshape(self.codes_shape)
+        self.hold(description)
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         batched = input.dim() == self.spatial_dims + 2
@@ -144,10 +135,7 @@ class ConvTransposeWeightOnly(_Geometry):
             input = input.unsqueeze(0)
         if self.input_rounding is not None:
             input = self.input_rounding(input)
-        weight = torch.ops.torchqat.dequantize(
-            self.codes_tensor(), self.weight_scale, self.weight_zero_point, self.block_size, input.dtype
-        )
-        y = self.float_conv(input, weight, output_size)
+        y = self.float_conv(input, self.float_weight(input.dtype), output_size)
         return y if batched else y.squeeze(0)
 
 

@@ -6,6 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from torchqat.nn.qat._layer import adopt
+from torchqat.nn.qat.linear import Linear
+
 
 class MultiheadAttention(nn.MultiheadAttention):
     """torch.nn.MultiheadAttention that calls its projections as modules.
@@ -22,11 +25,7 @@ class MultiheadAttention(nn.MultiheadAttention):
     @classmethod
     def split(cls, module: nn.MultiheadAttention) -> "MultiheadAttention":
         """The same attention, float, with the module's own Parameter objects, hooks and mode."""
-        new = cls.__new__(cls)
-        new.__dict__ = dict(module.__dict__)
-        # Registries of its own, so that the given module keeps what is moved here.
-        for registry in ("_parameters", "_buffers", "_modules"):
-            new.__dict__[registry] = type(module.__dict__[registry])(module.__dict__[registry])
+        new = adopt(cls, module)
         if module.in_proj_weight is not None:
             new.in_proj = _linear(module.in_proj_weight, module.in_proj_bias, module.training)
             new.q_proj = new.k_proj = new.v_proj = None
@@ -42,8 +41,6 @@ class MultiheadAttention(nn.MultiheadAttention):
     @classmethod
     def from_float(cls, module: nn.MultiheadAttention, qconfig) -> "MultiheadAttention":
         """`split` with every projection prepared for QAT."""
-        from torchqat.nn.qat.linear import Linear
-
         new = cls.split(module)
         for name in ("in_proj", "q_proj", "k_proj", "v_proj", "out_proj"):
             if getattr(new, name) is not None:

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from torchqat.mapping import DEPLOYED_LAYERS, FLOAT_OF_DEPLOYED
+from torchqat.mapping import DEPLOYED_LAYERS, FLOAT_OF_DEPLOYED, stands_for
 from torchqat.nn.attention import leave_fused_paths, split_attention
 from torchqat.nn.qat._layer import QatLayer
 from torchqat.nn.quantized._form import QuantizedForm
@@ -251,13 +251,13 @@ def _submodule(path, model, name) -> nn.Module:
 
 def _float_layer(path, model, name, config) -> nn.Module:
     layer = _submodule(path, model, name)
-    allowed = FLOAT_OF_DEPLOYED.get(config["layer"])
-    if allowed is None:
+    if config["layer"] not in FLOAT_OF_DEPLOYED:
         raise ValueError(f"torchqat.load: {path} has an unknown kind of layer, {config['layer']!r}, at {name!r}")
-    if type(layer) not in allowed or list(layer.weight.shape) != config["weight_shape"]:
+    expected = config["weight_shape"][::-1] if config.get("transposed") else config["weight_shape"]
+    if not stands_for(config, layer) or list(layer.weight.shape) != expected:
         shape = list(layer.weight.shape) if isinstance(getattr(layer, "weight", None), Tensor) else "none"
         raise ValueError(
-            f"torchqat.load: {path} has at {name!r} a {config['layer']} with weight {config['weight_shape']}, float_model has a "
+            f"torchqat.load: {path} has at {name!r} a {config['layer']} with weight {expected}, float_model has a "
             f"{type(layer).__name__} with weight {shape}"
         )
     return layer
@@ -265,7 +265,7 @@ def _float_layer(path, model, name, config) -> nn.Module:
 
 def _float_module(path, model, name, config) -> nn.Module:
     module = _submodule(path, model, name)
-    if type(module) not in FLOAT_OF_DEPLOYED.get(config["layer"], ()):
+    if not stands_for(config, module):
         raise ValueError(
             f"torchqat.load: {path} has at {name!r} a {config['layer']}, float_model has a {type(module).__name__}"
         )

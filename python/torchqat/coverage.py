@@ -6,7 +6,7 @@ import torch.fx
 from torch import nn
 
 from torchqat.fake_quantize import FakeQuantize
-from torchqat.mapping import CONV_BN_TO_QAT, FLOAT_TO_QAT
+from torchqat.mapping import CONV_BN_TO_QAT, FLOAT_TO_QAT, qat_class
 from torchqat.nn.qat._form import QatForm
 from torchqat.nn.qat._layer import QatLayer
 from torchqat.nn.quantized._form import QuantizedForm
@@ -112,7 +112,7 @@ def _scheme(module) -> str:
 
 
 def _reason(module: nn.Module) -> str:
-    if type(module) in FLOAT_TO_QAT:
+    if qat_class(module) is not None:
         return "left in float by an override, or not prepared"
     swapped = next((t for t in FLOAT_TO_QAT if isinstance(module, t)), None)
     if swapped is not None:

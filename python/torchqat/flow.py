@@ -15,7 +15,7 @@ from torchqat.fake_quantize import FakeQuantize
 from torchqat.nn.qat._form import QatForm
 from torchqat.nn.qat._layer import QatLayer
 from torchqat.nn.qat.conv import _Conv
-from torchqat.nn.qat.linear import Linear
+from torchqat.nn.qat.linear import LinearLayer
 from torchqat.nn.qat.output import Output
 
 RELU = {nn.ReLU, F.relu, torch.relu, "relu"}
@@ -66,7 +66,7 @@ class Flow:
             return False
         if isinstance(module, QatForm):
             return not isinstance(module, Output)
-        if isinstance(module, Linear):
+        if isinstance(module, LinearLayer):
             return module.integer and module.weight_fake_quant.group == 0 and is_static(module.activation_fake_quant)
         return isinstance(module, _Conv) and module.integer
 
@@ -77,7 +77,7 @@ class Flow:
             return []
         if isinstance(module, QatForm):
             found = [q for q, argument in zip(module.quantizers(), node.args) if argument is value]
-        elif isinstance(module, Linear):
+        elif isinstance(module, LinearLayer):
             found = [module.activation_fake_quant] if module.integer and module.weight_fake_quant.group == 0 else []
         elif isinstance(module, _Conv):
             # Explicit padding would be done on the codes, with another value than on the floats.

@@ -4,6 +4,7 @@ from torch import nn
 
 from torchqat.nn import qat, quantized
 from torchqat.nn.attention import MultiheadAttention
+from torchqat.nn.qat.transposed_linear import is_transposed_linear
 
 # Exact types: a subclass may use its weight in ways of its own.
 FLOAT_TO_QAT = {
@@ -18,6 +19,12 @@ FLOAT_TO_QAT = {
     nn.EmbeddingBag: qat.EmbeddingBag,
     nn.MultiheadAttention: MultiheadAttention,
 }
+
+
+def qat_class(module: nn.Module) -> type | None:
+    """What takes a float module's place in training; None where it stays as it is."""
+    return qat.TransposedLinear if is_transposed_linear(module) else FLOAT_TO_QAT.get(type(module))
+
 
 # Convolution -> (BatchNorm types that fold into it, the folded layer).
 CONV_BN_TO_QAT = {
@@ -46,7 +53,10 @@ def deployed_class(layer: nn.Module) -> type:
 # QAT layer -> its deployed class with an integer input, with an integer input and weight groups, with a float
 # input, and with a weight on a float grid.
 QAT_TO_DEPLOYED = {
-    qat.Linear: (quantized.Linear, quantized.LinearGrouped, quantized.LinearWeightOnly, quantized.LinearFloatGrid),
+    **dict.fromkeys(
+        (qat.Linear, qat.TransposedLinear),
+        (quantized.Linear, quantized.LinearGrouped, quantized.LinearWeightOnly, quantized.LinearFloatGrid),
+    ),
     **dict.fromkeys(
         (qat.Conv1d, qat.Conv2d, qat.Conv3d, qat.ConvBn1d, qat.ConvBn2d, qat.ConvBn3d),
         (quantized.Conv, quantized.ConvWeightOnly, quantized.ConvWeightOnly, quantized.ConvFloatGrid),
@@ -63,6 +73,14 @@ QAT_TO_DEPLOYED = {
     qat.Embedding: (None, None, quantized.Embedding, None),
     qat.EmbeddingBag: (None, None, quantized.EmbeddingBag, None),
 }
+
+
+def stands_for(config: dict, module: nn.Module) -> bool:
+    """Whether a deployed layer of this config, from a file, may take a float module's place."""
+    if config.get("transposed"):
+        return is_transposed_linear(module)
+    return type(module) in FLOAT_OF_DEPLOYED.get(config["layer"], ())
+
 
 # Element-wise modules with a table form -> (the function's name, its argument).
 TABLES = {

@@ -12,7 +12,7 @@ from torchqat.fake_quantize import FakeQuantize
 from torchqat.flow import is_static
 from torchqat.folding import find_conv_bn, find_relus, observe_calls
 from torchqat.forms import insert_forms
-from torchqat.mapping import CONV_BN_TO_QAT, FLOAT_TO_QAT, INDEX_INPUT
+from torchqat.mapping import CONV_BN_TO_QAT, FLOAT_TO_QAT, INDEX_INPUT, qat_class
 from torchqat.nn.attention import leave_fused_paths
 from torchqat.nn.qat._form import QatForm
 from torchqat.nn.qat._layer import QatLayer
@@ -146,7 +146,7 @@ def resolve(model: nn.Module, qconfig: QConfig, overrides: dict) -> dict[int, QC
     by_name = dict(named)
     chosen, best, used = {}, {}, set()
     for name, module in named:
-        if type(module) not in FLOAT_TO_QAT:
+        if qat_class(module) is None:
             continue
         chosen.setdefault(id(module), qconfig)
         for key, value in overrides.items():
@@ -219,7 +219,7 @@ def _replacements(model: nn.Module, chosen: dict, pairs: list) -> dict[int, nn.M
     for module in list(model.modules()):
         config = chosen.get(id(module))
         if config is not None and id(module) not in new:
-            new[id(module)] = _named(names[id(module)], FLOAT_TO_QAT[type(module)].from_float, module, config)
+            new[id(module)] = _named(names[id(module)], qat_class(module).from_float, module, config)
     return new
 
 

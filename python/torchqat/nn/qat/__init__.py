@@ -9,6 +9,7 @@ from torchqat.nn.qat.embedding import Embedding, EmbeddingBag
 from torchqat.nn.qat.linear import Linear
 from torchqat.nn.qat.output import Output
 from torchqat.nn.qat.pool import AvgPool
+from torchqat.nn.qat.transposed_linear import TransposedLinear
 
 __all__ = [
     "Activation",
@@ -27,4 +28,5 @@ __all__ = [
     "EmbeddingBag",
     "Linear",
     "Output",
+    "TransposedLinear",
 ]

@@ -21,6 +21,13 @@ class IntegerWeights(NamedTuple):
     zero_point: Tensor | None
     block_size: list[int]
 
+    def turned(self) -> "IntegerWeights":
+        """The same of the transposed matrix."""
+        codes, scale, zero_point, block_size = self
+        if block_size:
+            scale, zero_point = scale.t(), None if zero_point is None else zero_point.t()
+        return IntegerWeights(codes.t(), scale, zero_point, block_size[::-1])
+
 
 class QatLayer(nn.Module):
     """Mixed into a float layer's class. The float layer's own parameters, hooks and attributes are kept as they are.
@@ -33,6 +40,8 @@ class QatLayer(nn.Module):
     channel_axis = 0
     input_axis = 1
     by_sample = False
+    # Whether the float layer's weight is the transpose of the one that the kernels take.
+    weight_turned = False
     # Whether every forward quantises `weight` itself, all of it.
     quantizes_whole_weight = True
 
@@ -92,9 +101,14 @@ class QatLayer(nn.Module):
         return self.weight_fake_quant.qparams(weight)
 
     @torch.jit.unused
-    @torch.no_grad()
     def integer_weights(self) -> IntegerWeights:
         """Codes, scale, zero point and block size of the current weight."""
+        return self.kernel_weights()
+
+    @torch.jit.unused
+    @torch.no_grad()
+    def kernel_weights(self) -> IntegerWeights:
+        """integer_weights, of the weight as kernels take it."""
         quantizer = self.weight_fake_quant
         if quantizer is None:
             raise ValueError("integer_weights: this layer's weight stays in float")

@@ -11,22 +11,8 @@ from torchqat.observers import RangeObserver, in_recomputation
 _OBSERVED = torch.ops.torchqat.qat_linear_int8_observed.default
 
 
-class Linear(QatLayer, nn.Linear):
-    """`y = x_q @ w_q.T + b` on quantised values.
-
-    With integer weight and activation the forward is the deployed integer kernel itself; otherwise it is a float
-    product of fake-quantised tensors.
-
-    Shape: input [..., in_features]; output [..., out_features].
-
-    Source: Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference", 2018.
-
-    Example:
-        >>> import torch, torchqat
-        >>> layer = torchqat.nn.qat.Linear.from_float(torch.nn.Linear(8, 4), torchqat.QConfig.int8())
-        >>> layer(torch.randn(2, 8)).shape
-        torch.Size([2, 4])
-    """
+class LinearLayer(QatLayer):
+    """What a linear layer computes, however its float layer keeps the weight: `matrix()` is [out_features, in_features]."""
 
     def configure(self, qconfig: QConfig) -> None:
         super().configure(qconfig)
@@ -44,6 +30,9 @@ class Linear(QatLayer, nn.Linear):
             and qconfig.weight.parsed_granularity.kind == "channel"
         )
 
+    def matrix(self) -> Tensor:
+        return self.weight
+
     def forward(self, input: Tensor) -> Tensor:
         if not torch.jit.is_scripting():
             if self.plain_scales and self.training and not torch.compiler.is_compiling():
@@ -56,7 +45,7 @@ class Linear(QatLayer, nn.Linear):
                 return self.integer_forward(input)
         if self.activation_fake_quant is not None:
             input = self.activation_fake_quant(input)
-        weight = self.weight
+        weight = self.matrix()
         if self.weight_fake_quant is not None:
             weight = self.weight_fake_quant(weight)
         return F.linear(input, weight, self.bias)
@@ -65,7 +54,7 @@ class Linear(QatLayer, nn.Linear):
         input_scale, input_zero_point = self.activation_fake_quant.qparams(input)
         packed_weight: Tensor | None = None
         weight_mask: Tensor | None = None
-        weight_scale, _ = self.weight_fake_quant.qparams(self.weight)
+        weight_scale, _ = self.weight_fake_quant.qparams(self.matrix())
         weight = self.weight_fake_quant.to_levels(self.shaped_weight(), weight_scale)
         input = self.activation_fake_quant.to_levels(input, input_scale)
         if not torch.jit.is_scripting():
@@ -86,7 +75,7 @@ class Linear(QatLayer, nn.Linear):
                 input_learned=self.activation_fake_quant.learned_by_kernel,
                 weight_learned=self.weight_fake_quant.learned,
                 input_grad_scale=self.activation_fake_quant.grad_scale(input),
-                weight_grad_scale=self.weight_fake_quant.grad_scale(self.weight),
+                weight_grad_scale=self.weight_fake_quant.grad_scale(weight),
                 backward=self.backward_kind,
             )
         return self.multiply(input, weight, input_scale, input_zero_point, weight_scale, packed_weight, weight_mask)
@@ -116,7 +105,7 @@ class Linear(QatLayer, nn.Linear):
             self.activation_fake_quant.learned_by_kernel,
             self.weight_fake_quant.learned,
             self.activation_fake_quant.grad_scale(input),
-            self.weight_fake_quant.grad_scale(self.weight),
+            self.weight_fake_quant.grad_scale(weight),
             self.backward_kind,
             packed_weight,
             weight_mask,
@@ -150,13 +139,13 @@ class Linear(QatLayer, nn.Linear):
         if in_recomputation():
             # The same ops as the first time, less the statistics: selective checkpointing compares them.
             scale, zero_point = activation.qparams_again()
-            return self.multiply(input, self.weight, scale, zero_point, None, None, None)
+            return self.multiply(input, self.matrix(), scale, zero_point, None, None, None)
         observer = activation._modules["observer"]
         state, parameters = observer._buffers, self._parameters
         # A parametrised weight is not among the parameters.
         return _OBSERVED(
             input,
-            parameters["weight"] if "weight" in parameters else self.weight,
+            parameters["weight"] if "weight" in parameters and not self.weight_turned else self.matrix(),
             parameters["bias"] if "bias" in parameters else self.bias,
             state["min_val"],
             state["max_val"],
@@ -169,3 +158,21 @@ class Linear(QatLayer, nn.Linear):
             weight.quant_max,
             self.backward_kind,
         )
+
+
+class Linear(LinearLayer, nn.Linear):
+    """`y = x_q @ w_q.T + b` on quantised values.
+
+    With integer weight and activation the forward is the deployed integer kernel itself; otherwise it is a float
+    product of fake-quantised tensors.
+
+    Shape: input [..., in_features]; output [..., out_features].
+
+    Source: Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference", 2018.
+
+    Example:
+        >>> import torch, torchqat
+        >>> layer = torchqat.nn.qat.Linear.from_float(torch.nn.Linear(8, 4), torchqat.QConfig.int8())
+        >>> layer(torch.randn(2, 8)).shape
+        torch.Size([2, 4])
+    """

@@ -1,7 +1,7 @@
 """What every deployed layer shares: its description, made from a QAT layer or read from a file.
 
 A description is a config (plain JSON data) and canonical tensors: `codes` (int8, or uint8 on an unsigned grid, in the
-weight's shape), `weight_scale`, and where they exist `weight_zero_point`, `bias`, `input_scale`, `input_zero_point`,
+weight's shape, or transposed where config says so), `weight_scale`, and where they exist `weight_zero_point`, `bias`, `input_scale`, `input_zero_point`,
 `output_scale`, `output_zero_point` (of the codes that a layer with an integer edge gives).
 Every layer is built from one, so a loaded model and a converted model are the same.
 """
@@ -28,7 +28,7 @@ class Description:
 def describe(layer: QatLayer, kind: str, **geometry) -> Description:
     """The description of what a QAT layer computes in eval mode."""
     quantizer = layer.weight_fake_quant
-    codes, scale, zero_point, block_size = layer.integer_weights()
+    codes, scale, zero_point, block_size = layer.kernel_weights()
     _, bias = layer.effective_weight()
     config = {
         "layer": kind,
@@ -38,6 +38,8 @@ def describe(layer: QatLayer, kind: str, **geometry) -> Description:
         "block_size": block_size,
         **geometry,
     }
+    if layer.weight_turned:
+        config["transposed"] = True
     tensors = {
         "codes": codes,
         "weight_scale": scale.to(quantizer.scale_dtype) if quantizer.round_scale else scale.clone(),
@@ -116,12 +118,13 @@ class QuantizedLayer(nn.Module):
     def integer_weights(self) -> IntegerWeights:
         """Codes, scale, zero point and block size of the weight."""
         described = self.description()
-        return IntegerWeights(
+        weights = IntegerWeights(
             described.tensors["codes"],
             described.tensors["weight_scale"],
             described.tensors.get("weight_zero_point"),
             list(described.config["block_size"]),
         )
+        return weights.turned() if described.config.get("transposed") else weights
 
     @torch.jit.ignore
     def _apply(self, fn, recurse=True):

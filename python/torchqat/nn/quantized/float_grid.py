@@ -43,7 +43,7 @@ def encode(values: Tensor, element: str) -> Tensor:
     table = element_values(element)
     positive = table[: table.numel() // 2]
     middles = (positive[1:] + positive[:-1]) / 2
-    return (torch.bucketize(values.abs(), middles) + values.signbit() * positive.numel()).to(torch.uint8)
+    return (torch.bucketize(values.abs().contiguous(), middles) + values.signbit() * positive.numel()).to(torch.uint8)
 
 
 def block_scale(weight: Tensor, rounded: Tensor, quantizer) -> Tensor:
@@ -101,6 +101,8 @@ def describe_float(layer, kind: str, **geometry) -> Description:
         "dtype": str(layer.weight.dtype).removeprefix("torch."),
         **geometry,
     }
+    if layer.weight_turned:
+        config["transposed"] = True
     tensors = {"codes": codes, "weight_scale": scale}
     if bias is not None:
         tensors["bias"] = bias.detach().clone()

@@ -53,6 +53,12 @@ struct Shortcut {
   float limit = -1;
 };
 
+// Repeats the constants of a panel of at most 32 channels over its unused lanes, for the vectors in which several rows share them.
+inline void repeat_narrow(int64_t columns, float* lanes) {
+  int64_t width = columns <= 16 ? 16 : columns <= 32 ? 32 : kPanel;
+  for (; width < kPanel; width *= 2) std::memcpy(lanes + width, lanes, static_cast<size_t>(width) * sizeof(float));
+}
+
 // count: products in a sum. to: two spans of kPanel.
 inline Shortcut make_shortcut(const CodeGrid& g, const float* scale, const float* bias, int64_t count, float* to) {
   const Vec reciprocal(g.reciprocal);
@@ -174,6 +180,41 @@ TORCHQAT_INLINE bool store_codes(const CodePacker& pack, const Shortcut& cut, co
   return true;
 }
 
+// Several rows of a panel of at most 32 channels in one go: 4 rows of 16 or 2 rows of 32 lanes. Constants as repeat_narrow leaves
+// them. Returns how many rows were done: all that fill whole vectors.
+TORCHQAT_INLINE int64_t store_narrow_codes(const CodePacker& pack, const Shortcut& cut, const int32_t* sums, const float* scale,
+                                           const float* bias, int64_t columns, int64_t count, uint8_t* to, int64_t apart) {
+  if (columns > 32) return 0;
+  const int64_t width = columns <= 16 ? 16 : 32, rows = 64 / width;
+  const __m512 limit = _mm512_set1_ps(cut.limit);
+  const bool dense = apart == columns && columns == width;
+  const auto lanes = static_cast<__mmask32>(first_bytes(columns));
+  int64_t r = 0;
+  for (; r + rows <= count; r += rows) {
+    __m512i s[4];
+#pragma GCC unroll 4
+    for (int64_t j = 0; j < 4; ++j) s[j] = _mm512_loadu_si512(sums + (r + 16 * j / width) * kPanel + 16 * j % width);
+    const __m512i codes = pack.codes_of<true>(s, cut.ratio, cut.shift, limit, scale, bias);
+    uint8_t* at = to + r * apart;
+    if (dense) {
+      _mm512_storeu_si512(at, codes);
+      continue;
+    }
+    const __m256i low = _mm512_castsi512_si256(codes), high = _mm512_extracti64x4_epi64(codes, 1);
+    if (width == 32) {
+      _mm256_mask_storeu_epi8(at, lanes, low);
+      _mm256_mask_storeu_epi8(at + apart, lanes, high);
+    } else {
+      const auto row_lanes = static_cast<__mmask16>(lanes);
+      _mm_mask_storeu_epi8(at, row_lanes, _mm256_castsi256_si128(low));
+      _mm_mask_storeu_epi8(at + apart, row_lanes, _mm256_extracti128_si256(low, 1));
+      _mm_mask_storeu_epi8(at + 2 * apart, row_lanes, _mm256_castsi256_si128(high));
+      _mm_mask_storeu_epi8(at + 3 * apart, row_lanes, _mm256_extracti128_si256(high, 1));
+    }
+  }
+  return r;
+}
+
 #else
 
 struct CodePacker {
@@ -207,6 +248,11 @@ TORCHQAT_INLINE void store_codes(const CodeGrid& g, const CodePacker&, int64_t c
 
 TORCHQAT_INLINE bool store_codes(const CodePacker&, const Shortcut&, const int32_t*, const float*, const float*, int64_t, uint8_t*) {
   return false;
+}
+
+TORCHQAT_INLINE int64_t store_narrow_codes(const CodePacker&, const Shortcut&, const int32_t*, const float*, const float*, int64_t, int64_t,
+                                           uint8_t*, int64_t) {
+  return 0;
 }
 
 #endif

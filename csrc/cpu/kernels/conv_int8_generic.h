@@ -21,7 +21,8 @@ namespace {
 
 using numerics::Vec;
 
-// What the whole sample shares, for each panel of 64 output channels (padded with zeros).
+// What the whole sample shares, for each panel of 64 output channels (padded with zeros; scale, bias and cuts of a
+// narrow panel repeated, see repeat_narrow).
 struct Constants {
   int32_t* init;  // [planes][panels][chunks][64]: - zero_point * sum of weights
   float* scale;   // [planes][panels][64]: s_x * s_w
@@ -58,6 +59,8 @@ inline Constants make_constants(const Plan& plan, const Task& task, uint8_t* scr
       numerics::product_scale(input_scale, weight_scale).store(scale + i, n);
       if (task.bias != nullptr) Vec::load(task.bias + channel + i, n).store(bias + i, n);
     }
+    repeat_narrow(count, scale);
+    repeat_narrow(count, bias);
     if (task.out_codes != nullptr) {
       c.limits[p] = make_shortcut(CodeGrid(task.grid), scale, bias, w.k_pad(), c.cuts + 2 * p * kPanel).limit;
     }
@@ -103,32 +106,45 @@ inline void finish_run(const Plan& plan, const Task& task, const Block& b, int64
   }
 }
 
-// The same as codes of the next layer.
-inline void finish_codes(const Plan& plan, const Task& task, const Block& b, int64_t row, int64_t count, int64_t pixel) {
-  const int64_t channels = plan.weight.out_channels();
+// Rows [row, row + count) of a block as codes of the next layer, `apart` bytes from each other.
+inline void write_codes(const Task& task, const Block& b, int64_t row, int64_t count, uint8_t* to, int64_t apart) {
   const CodeGrid grid(task.grid);
   const CodePacker pack(grid);
-  alignas(64) uint8_t staged[(kStrip + 16) * kPanel];
-  uint8_t* to = task.channels_last ? task.out_codes + pixel * channels + b.channel : staged;
-  const int64_t apart = task.channels_last ? channels : kPanel;
   int64_t r = row;
   if (b.cut.limit >= 0) {
-    const Shortcut cut = b.cut;
+    const int64_t whole = store_narrow_codes(pack, b.cut, b.sums + r * kPanel, b.scale, b.bias, b.columns, count, to, apart);
+    r += whole;
+    to += whole * apart;
     for (; r < row + count; ++r, to += apart) {
-      if (!store_codes(pack, cut, b.sums + r * kPanel, b.scale, b.bias, b.columns, to)) break;
+      if (!store_codes(pack, b.cut, b.sums + r * kPanel, b.scale, b.bias, b.columns, to)) break;
     }
   }
   for (; r < row + count; ++r, to += apart) {
     store_codes(grid, pack, b.columns, [&](int64_t i) { return b.value(r, i); }, to);
   }
-  if (task.channels_last) return;
-  uint8_t square[256];
+}
+
+// Rows [row, row + count) of a block to output pixels [pixel, pixel + count), channels last.
+inline void finish_codes(const Plan& plan, const Task& task, const Block& b, int64_t row, int64_t count, int64_t pixel) {
+  const int64_t channels = plan.weight.out_channels();
+  write_codes(task, b, row, count, task.out_codes + pixel * channels + b.channel, channels);
+}
+
+// Codes [count][kPanel] of a block to output pixels [pixel, pixel + count), channels first.
+inline void scatter_codes(const Plan& plan, const Task& task, const Block& b, const uint8_t* codes, int64_t count, int64_t pixel) {
+  alignas(64) uint8_t square[256];
+  uint8_t* to = task.out_codes + b.channel * plan.out_pixels() + pixel;
   for (int64_t i = 0; i < b.columns; i += 16) {
+    const int64_t here = std::min<int64_t>(16, b.columns - i);
     for (int64_t r = 0; r < count; r += 16) {
-      numerics::transpose_bytes(staged + r * kPanel + i, kPanel, square);
-      for (int64_t j = 0; j < std::min<int64_t>(16, b.columns - i); ++j) {
-        std::memcpy(task.out_codes + (b.channel + i + j) * plan.out_pixels() + pixel + r, square + 16 * j,
-                    static_cast<size_t>(std::min<int64_t>(16, count - r)));
+      numerics::transpose_bytes(codes + r * kPanel + i, kPanel, square);
+      uint8_t* first = to + i * plan.out_pixels() + r;
+      if (count - r >= 16) {
+        for (int64_t j = 0; j < here; ++j) std::memcpy(first + j * plan.out_pixels(), square + 16 * j, 16);
+      } else {
+        for (int64_t j = 0; j < here; ++j) {
+          std::memcpy(first + j * plan.out_pixels(), square + 16 * j, static_cast<size_t>(count - r));
+        }
       }
     }
   }
@@ -136,19 +152,33 @@ inline void finish_codes(const Plan& plan, const Task& task, const Block& b, int
 
 // Position `start` of line `line` of slice `slice` (output depth); in a gathering walk both are 0.
 inline void finish(const Plan& plan, const Task& task, const Block& b, int64_t slice, int64_t line, int64_t start, int64_t rows) {
-  const auto run = task.out_codes != nullptr ? &finish_codes : &finish_run;
-  if (plan.walk != Walk::flat) {
-    run(plan, task, b, 0, rows, (slice * plan.out[1] + line) * plan.out[2] + start);
-    return;
-  }
-  for (int64_t r = 0; r < rows;) {
-    const int64_t y = (start + r) / plan.padded[2], x = (start + r) % plan.padded[2];
-    const int64_t to_row_end = std::min(rows - r, plan.padded[2] - x);
-    if (x < plan.out[2]) {
-      run(plan, task, b, r, std::min(to_row_end, plan.out[2] - x), (slice * plan.out[1] + y) * plan.out[2] + x);
+  const int64_t first_line = slice * plan.out[1] + line;
+  // Channels first: the codes of the whole strip side by side, so that they are transposed in long runs.
+  const bool stage = task.out_codes != nullptr && !task.channels_last;
+  alignas(64) uint8_t staged[(kStrip + 16) * kPanel];
+  int64_t count = 0, pixel = -1;
+  const auto run = [&](int64_t row, int64_t run_rows, int64_t to) __attribute__((always_inline)) {
+    if (stage) {
+      write_codes(task, b, row, run_rows, staged + count * kPanel, kPanel);
+      if (pixel < 0) pixel = to;
+      count += run_rows;
+    } else if (task.out_codes != nullptr) {
+      finish_codes(plan, task, b, row, run_rows, to);
+    } else {
+      finish_run(plan, task, b, row, run_rows, to);
     }
-    r += to_row_end;
+  };
+  if (plan.walk != Walk::flat) {
+    run(0, rows, first_line * plan.out[2] + start);
+  } else {
+    int64_t y = slice * plan.out[1] + start / plan.padded[2], x = start % plan.padded[2];
+    for (int64_t r = 0; r < rows; ++y, x = 0) {
+      const int64_t to_row_end = std::min(rows - r, plan.padded[2] - x);
+      if (x < plan.out[2]) run(r, std::min(to_row_end, plan.out[2] - x), y * plan.out[2] + x);
+      r += to_row_end;
+    }
   }
+  if (count > 0) scatter_codes(plan, task, b, staged, count, pixel);
 }
 
 inline int64_t first_tap(const Plan& plan, int64_t z, int64_t y, int64_t x) {
@@ -156,10 +186,10 @@ inline int64_t first_tap(const Plan& plan, int64_t z, int64_t y, int64_t x) {
 }
 
 inline void gather(const Plan& plan, const uint8_t* plane, int64_t start, int64_t rows, uint8_t* to) {
-  const int64_t row_pixels = plan.out[2], slice_pixels = plan.out[1] * row_pixels;
+  const int64_t width = plan.out[2], height = plan.out[1], step = plan.stride[2] * plan.weight.plane_in;
+  int64_t x = start % width, y = start / width % height, z = start / width / height;
+  const uint8_t* from = plane + first_tap(plan, z, y, x);
   for (int64_t r = 0; r < rows; ++r, to += plan.row_stride) {
-    const int64_t pixel = start + r;
-    const uint8_t* from = plane + first_tap(plan, pixel / slice_pixels, pixel % slice_pixels / row_pixels, pixel % row_pixels);
     for (const Piece& piece : plan.pieces) {
       const uint8_t* source = from + piece.from;
       uint8_t* target = to + piece.to;
@@ -170,6 +200,14 @@ inline void gather(const Plan& plan, const uint8_t* plane, int64_t start, int64_
         for (int64_t i = 0; i < piece.bytes; i += 16) std::memcpy(target + i, source + i, 16);
       }
     }
+    // Dividing for every pixel would cost as much as a narrow layer's products.
+    if (++x < width) {
+      from += step;
+      continue;
+    }
+    x = 0;
+    if (++y == height) y = 0, ++z;
+    from = plane + first_tap(plan, z, y, 0);
   }
 }
 

@@ -122,39 +122,58 @@ inline uint32_t pad_channels_last(const Plan& p, const Source& s, int64_t z, int
   return nan;
 }
 
-// Rows [y, y + rows) of slice z, channels first: kPixelBlock pixels of every channel, then 16 x 16 transposes.
-inline uint32_t pad_channels_first(const Plan& p, const Source& s, int64_t z, int64_t y, int64_t rows, uint8_t* codes,
-                                   uint8_t* scratch) {
-  const int64_t channels = p.weight.in_channels(), width = p.in[2], cs = p.weight.plane_in;
-  const int64_t first = (z * p.in[1] + y) * width, pixels = rows * width;
-  int64_t to[kPixelBlock];
-  uint8_t square[256];
-  uint32_t nan = 0;
-  for (int64_t from = 0; from < pixels; from += kPixelBlock) {
-    const int64_t n = std::min(kPixelBlock, pixels - from);
-    for (int64_t c = 0; c < channels; ++c) {
-      nan |= load_run(s, c * p.in_pixels() + first + from, n, scratch + c * kPixelBlock, true);
-    }
-    for (int64_t i = 0; i < n; ++i) to[i] = padded_at(p, z, y + (from + i) / width, (from + i) % width);
-    for (int64_t plane = 0; plane < p.weight.planes; ++plane) {
-      uint8_t* plane_codes = codes + plane * p.plane_bytes;
-      const int64_t here = std::min(cs, channels - plane * cs);
-      for (int64_t c = 0; c < here; c += 16) {
-        const int64_t bytes = std::min<int64_t>(16, here - c);
-        for (int64_t i = 0; i < n; i += 16) {
-          numerics::transpose_bytes(scratch + (plane * cs + c) * kPixelBlock + i, kPixelBlock, square);
-          const int64_t count = std::min<int64_t>(16, n - i);
-          if (bytes == 16) {
-            for (int64_t j = 0; j < count; ++j) std::memcpy(plane_codes + to[i + j] + c, square + 16 * j, 16);
-          } else {
-            for (int64_t j = 0; j < count; ++j) {
-              uint8_t* pixel = plane_codes + to[i + j] + c;
-              for (int64_t b = 0; b < bytes; ++b) pixel[b] = square[16 * j + b];
-            }
+// The codes of one block of pixels, channels first, to their places in the padded planes: 16 x 16 transposes.
+// block: code of channel c and pixel i at block[c * apart + i]. room: bytes that can be read from `block` on.
+inline void scatter_pixels(const Plan& p, const uint8_t* block, int64_t apart, int64_t room, const int64_t* to, int64_t n, uint8_t* codes) {
+  const int64_t channels = p.weight.in_channels(), cs = p.weight.plane_in;
+  alignas(64) uint8_t square[256];
+  uint8_t edge[256] = {};
+  for (int64_t plane = 0; plane < p.weight.planes; ++plane) {
+    uint8_t* plane_codes = codes + plane * p.plane_bytes;
+    const int64_t here = std::min(cs, channels - plane * cs);
+    for (int64_t c = 0; c < here; c += 16) {
+      const int64_t bytes = std::min<int64_t>(16, here - c);
+      for (int64_t i = 0; i < n; i += 16) {
+        const int64_t at = (plane * cs + c) * apart + i, count = std::min<int64_t>(16, n - i);
+        if (at + 15 * apart + 16 <= room) {
+          numerics::transpose_bytes(block + at, apart, square);
+        } else {
+          for (int64_t b = 0; b < bytes; ++b) std::memcpy(edge + 16 * b, block + at + b * apart, static_cast<size_t>(count));
+          numerics::transpose_bytes(edge, 16, square);
+        }
+        if (bytes == 16) {
+          for (int64_t j = 0; j < count; ++j) std::memcpy(plane_codes + to[i + j] + c, square + 16 * j, 16);
+        } else {
+          for (int64_t j = 0; j < count; ++j) {
+            uint8_t* pixel = plane_codes + to[i + j] + c;
+            for (int64_t b = 0; b < bytes; ++b) pixel[b] = square[16 * j + b];
           }
         }
       }
     }
+  }
+}
+
+// Rows [y, y + rows) of slice z, channels first, kPixelBlock pixels at a time. Floats and signed codes become u8 codes in scratch first.
+inline uint32_t pad_channels_first(const Plan& p, const Source& s, int64_t z, int64_t y, int64_t rows, uint8_t* codes,
+                                   uint8_t* scratch) {
+  const int64_t channels = p.weight.in_channels(), width = p.in[2];
+  const int64_t first = (z * p.in[1] + y) * width, pixels = rows * width;
+  const bool as_they_are = s.values == nullptr && !s.flip;
+  int64_t to[kPixelBlock], row = y, x = 0;
+  uint32_t nan = 0;
+  for (int64_t from = 0; from < pixels; from += kPixelBlock) {
+    const int64_t n = std::min(kPixelBlock, pixels - from), at = first + from;
+    for (int64_t i = 0; i < n; ++i) {
+      to[i] = padded_at(p, z, row, x);
+      if (++x == width) x = 0, ++row;
+    }
+    if (as_they_are) {
+      scatter_pixels(p, s.codes + at, p.in_pixels(), channels * p.in_pixels() - at, to, n, codes);
+      continue;
+    }
+    for (int64_t c = 0; c < channels; ++c) nan |= load_run(s, c * p.in_pixels() + at, n, scratch + c * kPixelBlock, true);
+    scatter_pixels(p, scratch, kPixelBlock, (channels + 15) * kPixelBlock, to, n, codes);
   }
   return nan;
 }
@@ -163,11 +182,13 @@ bool pad_rows(const Plan& p, const Source& s, int64_t begin, int64_t end, uint8_
   const int border = static_cast<int>(s.zero_point) + s.shift;
   const int64_t cs = p.weight.plane_in, row_bytes = p.padded[2] * cs, left = p.padding[2] * cs;
   const int64_t rows_to_block = std::max<int64_t>(1, kPixelBlock / std::max<int64_t>(p.in[2], 1));
+  // One channel lies alike both ways.
+  const bool channels_last = s.channels_last || p.weight.in_channels() == 1;
   uint32_t nan = 0;
   for (int64_t row = begin; row < end;) {
     const int64_t z = row / p.padded[1] - p.padding[0], y = row % p.padded[1] - p.padding[1];
     const bool inside = z >= 0 && z < p.in[0] && y >= 0 && y < p.in[1];
-    const int64_t count = inside && !s.channels_last ? std::min({rows_to_block, end - row, p.in[1] - y}) : 1;
+    const int64_t count = inside && !channels_last ? std::min({rows_to_block, end - row, p.in[1] - y}) : 1;
     for (int64_t plane = 0; plane < p.weight.planes; ++plane) {
       for (int64_t r = 0; r < count; ++r) {
         uint8_t* to = codes + plane * p.plane_bytes + (row + r) * row_bytes;
@@ -179,7 +200,7 @@ bool pad_rows(const Plan& p, const Source& s, int64_t begin, int64_t end, uint8_
         }
       }
     }
-    if (inside) nan |= s.channels_last ? pad_channels_last(p, s, z, y, codes, scratch) : pad_channels_first(p, s, z, y, count, codes, scratch);
+    if (inside) nan |= channels_last ? pad_channels_last(p, s, z, y, codes, scratch) : pad_channels_first(p, s, z, y, count, codes, scratch);
     row += count;
   }
   return nan != 0;

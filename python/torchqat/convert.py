@@ -6,6 +6,7 @@ import warnings
 import torch
 from torch import nn
 
+from torchqat.computed_weights import computes_weight, settle, settled
 from torchqat.edges import Edge, Edges, find_edges
 from torchqat.mapping import FORM_TO_DEPLOYED, deployed_class
 from torchqat.nn.qat._form import QatForm
@@ -71,6 +72,8 @@ def convert(model: nn.Module, *, example_inputs=None, inplace: bool = False) -> 
     if inplace:
         model = swap_modules(model, new)
     else:
+        for module in model.modules():
+            settle(module)
         # Old layers map to new ones through the memo, so that their float weights are not copied.
         model = copy.deepcopy(model, dict(new))
     model.eval()
@@ -127,7 +130,8 @@ def _deployed(name: str, layer: QatLayer | QatForm, edge: Edge | None = None) ->
             if quantizer is not None and not quantizer.enabled:
                 raise ValueError("quantisation is switched off; call set_fake_quant(model, True) first")
         cls = FORM_TO_DEPLOYED[type(layer)] if is_form else deployed_class(layer)
-        description = cls.describe(layer)
+        with settled(layer):
+            description = cls.describe(layer)
         if edge is not None:
             device = next(iter(description.tensors.values())).device
             description.tensors["output_scale"] = edge.scale.to(device)
@@ -139,6 +143,9 @@ def _deployed(name: str, layer: QatLayer | QatForm, edge: Edge | None = None) ->
     # Their own registries: a hook put on the converted layer is none of the prepared one.
     for hooks in ("_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs"):
         setattr(deployed, hooks, getattr(layer, hooks).copy())
+    for key, hook in layer._forward_pre_hooks.items():
+        if computes_weight(hook):
+            del deployed._forward_pre_hooks[key]
     return deployed
 
 
@@ -164,7 +171,8 @@ def integer_weights(module: nn.Module) -> IntegerWeights:
             f"integer_weights: module must be a prepared or converted layer, got {type(module).__name__}; "
             "for a whole model go through its named_modules()"
         )
-    return module.integer_weights()
+    with settled(module):
+        return module.integer_weights()
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ from torch import nn
 
 from torchqat.fake_quantize import FakeQuantize
 from torchqat.mapping import CONV_BN_TO_QAT, FLOAT_TO_QAT, qat_class
+from torchqat.nn.attention import MultiheadAttention
 from torchqat.nn.qat._form import QatForm
 from torchqat.nn.qat._layer import QatLayer
 from torchqat.nn.quantized._form import QuantizedForm
@@ -128,7 +129,8 @@ def _reason(module: nn.Module) -> str:
 
 class _Tracer(torch.fx.Tracer):
     def is_leaf_module(self, module, qualified_name):
-        return isinstance(module, (QatLayer, QuantizedLayer, QatForm, QuantizedForm)) or super().is_leaf_module(module, qualified_name)
+        leaves = (QatLayer, QuantizedLayer, QatForm, QuantizedForm, MultiheadAttention)
+        return isinstance(module, leaves) or super().is_leaf_module(module, qualified_name)
 
 
 def _functions(model: nn.Module) -> list[Row]:

@@ -2,11 +2,12 @@
 
 from torch import nn
 
+from torchqat.computed_weights import float_type
 from torchqat.nn import qat, quantized
 from torchqat.nn.attention import MultiheadAttention
 from torchqat.nn.qat.transposed_linear import is_transposed_linear
 
-# Exact types: a subclass may use its weight in ways of its own.
+# Exact types (but for parametrized ones): a subclass may use its weight in ways of its own.
 FLOAT_TO_QAT = {
     nn.Linear: qat.Linear,
     nn.Conv1d: qat.Conv1d,
@@ -23,7 +24,11 @@ FLOAT_TO_QAT = {
 
 def qat_class(module: nn.Module) -> type | None:
     """What takes a float module's place in training; None where it stays as it is."""
-    return qat.TransposedLinear if is_transposed_linear(module) else FLOAT_TO_QAT.get(type(module))
+    if is_transposed_linear(module):
+        return qat.TransposedLinear
+    kind = float_type(module)
+    # Attention keeps its weights apart from the layers that compute with them.
+    return None if kind is nn.MultiheadAttention is not type(module) else FLOAT_TO_QAT.get(kind)
 
 
 # Convolution -> (BatchNorm types that fold into it, the folded layer).
@@ -79,7 +84,7 @@ def stands_for(config: dict, module: nn.Module) -> bool:
     """Whether a deployed layer of this config, from a file, may take a float module's place."""
     if config.get("transposed"):
         return is_transposed_linear(module)
-    return type(module) in FLOAT_OF_DEPLOYED.get(config["layer"], ())
+    return float_type(module) in FLOAT_OF_DEPLOYED.get(config["layer"], ())
 
 
 # Element-wise modules with a table form -> (the function's name, its argument).

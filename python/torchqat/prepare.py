@@ -7,6 +7,7 @@ import fnmatch
 
 from torch import nn
 
+from torchqat.computed_weights import float_type, settle, settled
 from torchqat.config import QConfig, QuantSpec
 from torchqat.fake_quantize import FakeQuantize
 from torchqat.flow import is_static
@@ -88,6 +89,8 @@ def prepare_qat(
     if not inplace:
         # Names are the same in the copy; module objects are not.
         names = {id(m): name for name, m in model.named_modules()}
+        for module in model.modules():
+            settle(module)  # a weight that a hook computed with gradients could not be copied
         model = copy.deepcopy(model)
         copies = dict(model.named_modules())
         chosen = {id(copies[names[key]]): config for key, config in chosen.items()}
@@ -162,7 +165,7 @@ def resolve(model: nn.Module, qconfig: QConfig, overrides: dict) -> dict[int, QC
             _unmatched(key, overrides[key], by_name)
     for module in by_name.values():
         config = chosen.get(id(module))
-        if config is None or type(module) not in INDEX_INPUT:
+        if config is None or float_type(module) not in INDEX_INPUT:
             continue
         # An embedding has no input to round and no float grid; by name or type one may still be asked for, and refused.
         if config.weight is None or (config.weight.is_float and id(module) not in best):
@@ -211,7 +214,8 @@ def _replacements(model: nn.Module, chosen: dict, pairs: list) -> dict[int, nn.M
         config = chosen.get(id(conv))
         if config is None or config.weight is None:
             continue
-        new[id(conv)] = _named(names[id(conv)], CONV_BN_TO_QAT[type(conv)][1].from_float, conv, bn, config)
+        with settled(conv):
+            new[id(conv)] = _named(names[id(conv)], CONV_BN_TO_QAT[type(conv)][1].from_float, conv, bn, config)
         new[id(bn)] = nn.Identity().train(bn.training)
         if (relu := relus.get(id(bn))) is not None:
             new[id(relu)] = stand_in_for(relu)
@@ -219,7 +223,8 @@ def _replacements(model: nn.Module, chosen: dict, pairs: list) -> dict[int, nn.M
     for module in list(model.modules()):
         config = chosen.get(id(module))
         if config is not None and id(module) not in new:
-            new[id(module)] = _named(names[id(module)], qat_class(module).from_float, module, config)
+            with settled(module):
+                new[id(module)] = _named(names[id(module)], qat_class(module).from_float, module, config)
     return new
 
 

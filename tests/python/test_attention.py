@@ -179,3 +179,30 @@ def test_compile_and_export():
     converted = torchqat.convert(prepared)
     exported = torch.export.export(converted, (x,))
     torch.testing.assert_close(exported.module()(x), converted(x))
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(16, 4, batch_first=True)
+        self.norm = nn.LayerNorm(16)
+        self.mlp = nn.Sequential(nn.Linear(16, 32), nn.GELU(), nn.Linear(32, 16))
+
+    def forward(self, x):
+        x = x + self.attention(x, x, x, need_weights=False)[0]
+        return x + self.mlp(self.norm(x))
+
+
+@pytest.mark.filterwarnings("error")
+def test_codes_flow_in_a_model_that_has_attention(tmp_path):
+    x = torch.randn(2, 6, 16)
+    prepared = torchqat.prepare_qat(Block(), example_inputs=x)
+    assert type(prepared.mlp[1]) is torchqat.nn.qat.Activation
+    prepared(x).sum().backward()
+    prepared.eval()
+    converted = torchqat.convert(prepared, example_inputs=x)
+    assert torch.equal(converted(x), prepared(x)) and converted.mlp[0].output_scale is not None
+    names = {row.name for row in torchqat.coverage(prepared).rows}
+    assert "add" in names and "(functions)" not in names
+    torchqat.save(converted, tmp_path / "model")
+    assert torch.equal(torchqat.load(tmp_path / "model", Block())(x), converted(x))

@@ -155,3 +155,28 @@ def test_errors(tmp_path):
         torchqat.export_onnx(linear, torch.randn(2, 4), tmp_path / "m.onnx")
     with pytest.raises(TypeError, match="model must be a torch.nn.Module, got str"):
         torchqat.export_onnx("model", torch.randn(2, 4), tmp_path / "m.onnx")
+    with pytest.raises(ValueError, match=r"must be float32, as Q/DQ files are, got torch.bfloat16; call .float\(\) on both"):
+        torchqat.export_onnx(prepared.bfloat16(), torch.randn(2, 4).bfloat16(), tmp_path / "m.onnx")
+    torchqat.export_onnx(prepared.float(), torch.randn(2, 4), tmp_path / "m.onnx")
+
+
+class Scaled(nn.Module):
+    """A default value, which torch.onnx would make an input of."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+
+    def forward(self, x, factor: float = 2.0, y=None):
+        x = self.layer(x) * factor
+        return x if y is None else x + y
+
+
+def test_default_values_of_arguments_are_no_inputs(tmp_path):
+    x = torch.randn(5, 4)
+    prepared = trained(Scaled(), QConfig.int8(), x)
+    torchqat.export_onnx(prepared, x, tmp_path / "m.onnx", input_names=["x"], dynamic_axes={"x": {0: "batch"}})
+    assert [entry.name for entry in onnx.load(tmp_path / "m.onnx").graph.input] == ["x"]
+    torch.testing.assert_close(run(tmp_path / "m.onnx", x[:2]), prepared(x[:2]).detach(), atol=0.05, rtol=0.05)
+    torchqat.export_onnx(prepared, (x, {"y": x[:, :3]}), tmp_path / "m.onnx")
+    assert len(onnx.load(tmp_path / "m.onnx").graph.input) >= 2

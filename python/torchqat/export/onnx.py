@@ -5,6 +5,7 @@ its codes and scales compared with the model's, before the function returns.
 """
 
 import copy
+import inspect
 import os
 import tempfile
 import warnings
@@ -66,8 +67,10 @@ def export_onnx(
     onnx = _onnx()
     if any(isinstance(module, QatLayer) for module in model.modules()):
         model = convert(model)
-    stand_in = _stand_in(model)
     args = args if isinstance(args, tuple) else (args,)
+    stand_in = _stand_in(model)
+    _check_float32(stand_in, args)
+    traced = _Call(stand_in) if _fills_in(stand_in, args) else stand_in
     path = Path(path)
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     os.close(handle)
@@ -76,7 +79,7 @@ def export_onnx(
             # The tracing exporter is deprecated, yet the only one that needs no further package.
             warnings.simplefilter("ignore")
             torch.onnx.export(
-                stand_in, args, temporary, dynamo=False, opset_version=_TRACED_OPSET, input_names=input_names,
+                traced, args, temporary, dynamo=False, opset_version=_TRACED_OPSET, input_names=input_names,
                 output_names=output_names, dynamic_axes=dynamic_axes, keep_initializers_as_inputs=False,
             )  # fmt: skip
         written = onnx.load(temporary)
@@ -89,6 +92,33 @@ def export_onnx(
     finally:
         if os.path.exists(temporary):
             os.unlink(temporary)
+
+
+class _Call(nn.Module):
+    """The model with no more inputs than it is given: torch.onnx makes one of every default value of forward's arguments."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, *args):
+        return self.model(*args)
+
+
+def _fills_in(model: nn.Module, args: tuple) -> bool:
+    parameters = [p for p in inspect.signature(model.forward).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
+    keywords = bool(args) and isinstance(args[-1], dict)  # torch.onnx takes them so
+    return not keywords and any(p.default not in (p.empty, None) for p in parameters[len(args) :])
+
+
+def _check_float32(model: nn.Module, args: tuple) -> None:
+    tensors = [*model.parameters(), *torch.utils._pytree.tree_leaves(args)]
+    others = {t.dtype for t in tensors if isinstance(t, Tensor) and t.is_floating_point()} - {torch.float32}
+    if others:
+        raise ValueError(
+            f"export_onnx: the model and its args must be float32, as Q/DQ files are, got {others.pop()}; "
+            "call .float() on both before converting"
+        )
 
 
 def _onnx():

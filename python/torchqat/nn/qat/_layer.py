@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from torchqat.computed_weights import parametrize_as
 from torchqat.config import QConfig
 from torchqat.fake_quantize import FakeQuantize
 
@@ -133,4 +134,5 @@ def adopt(cls, module: nn.Module) -> nn.Module:
     # Their own registries, so that what is added here does not show up in the float module.
     for registry in ("_parameters", "_buffers", "_modules"):
         new.__dict__[registry] = type(module.__dict__[registry])(module.__dict__[registry])
+    parametrize_as(new, module)
     return new

@@ -54,8 +54,9 @@ class LinearLayer(QatLayer):
         input_scale, input_zero_point = self.activation_fake_quant.qparams(input)
         packed_weight: Tensor | None = None
         weight_mask: Tensor | None = None
-        weight_scale, _ = self.weight_fake_quant.qparams(self.matrix())
-        weight = self.weight_fake_quant.to_levels(self.shaped_weight(), weight_scale)
+        matrix = self.matrix()
+        weight_scale, _ = self.weight_fake_quant.qparams(matrix)
+        weight = self.weight_fake_quant.to_levels(self.weight_fake_quant.shaped(matrix), weight_scale)
         input = self.activation_fake_quant.to_levels(input, input_scale)
         if not torch.jit.is_scripting():
             packed_weight, weight_mask = self.packed_once(weight, weight_scale)

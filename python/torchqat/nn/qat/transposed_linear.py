@@ -45,10 +45,11 @@ class TransposedLinear(LinearLayer):
 
 def is_transposed_linear(module) -> bool:
     """Whether this is a Conv1D of Hugging Face: a class of that name, weight [nx, nf], bias [nf] and the attribute nf."""
+    if type(module).__name__ != "Conv1D":
+        return False
     weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
     return (
-        type(module).__name__ == "Conv1D"
-        and isinstance(weight, Tensor)
+        isinstance(weight, Tensor)
         and weight.dim() == 2
         and weight.size(1) == getattr(module, "nf", None)
         and isinstance(bias, Tensor)

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from torchqat.nn.quantized._layer import Description, _as_text, _from_text, describe_activation
+from torchqat.nn.quantized._layer import NO_DATA, Description, _as_text, _from_text, describe_activation
 from torchqat.observers import apply_keeping_dtype
 
 _OUTPUT = ("output_scale", "output_zero_point")
@@ -35,10 +35,7 @@ class QuantizedForm(nn.Module):
         tensors = form.tensors()
         for i, quantizer in enumerate(form.quantizers()):
             if not quantizer.has_data():
-                raise RuntimeError(
-                    "a static activation has seen no data; run some batches in training mode first, or calibrate with "
-                    "torchqat.quantize_ptq"
-                )
+                raise RuntimeError(NO_DATA)
             config["inputs"].append(describe_activation(quantizer))
             scale, zero_point = quantizer.eval_qparams()
             tensors[f"input_scale_{i}"], tensors[f"input_zero_point_{i}"] = scale.clone(), zero_point.clone()

@@ -12,6 +12,11 @@ from torch import Tensor, nn
 from torchqat.nn.qat._layer import IntegerWeights, QatLayer
 from torchqat.observers import apply_keeping_dtype
 
+NO_DATA = (
+    "a static activation has seen no data; run some batches in training mode first, or calibrate with torchqat.quantize_ptq; "
+    "what the model never calls can stay in float (overrides={name: None}, or example_inputs, of prepare_qat)"
+)
+
 # Bits that packed weights come in; others use the next larger.
 CONTAINER_BITS = (2, 3, 4, 8)
 
@@ -51,10 +56,7 @@ def describe(layer: QatLayer, kind: str, **geometry) -> Description:
     activation = layer.activation_fake_quant
     if activation is not None:
         if not activation.has_data():
-            raise RuntimeError(
-                "a static activation has seen no data; run some batches in training mode first, or calibrate with "
-                "torchqat.quantize_ptq"
-            )
+            raise RuntimeError(NO_DATA)
         config["activation"] = describe_activation(activation)
         if activation.static or activation.learned:
             input_scale, input_zero_point = activation.eval_qparams()

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from torchqat.nn.quantized._layer import Description, QuantizedLayer, describe_activation
+from torchqat.nn.quantized._layer import NO_DATA, Description, QuantizedLayer, describe_activation
 from torchqat.nn.quantized.conv import GEOMETRY, ConvGeometry
 from torchqat.nn.quantized.input_rounding import input_rounding
 
@@ -109,7 +109,7 @@ def describe_float(layer, kind: str, **geometry) -> Description:
     activation = layer.activation_fake_quant
     if activation is not None:
         if not activation.has_data():
-            raise RuntimeError("a static activation has seen no data; run some batches in training mode first")
+            raise RuntimeError(NO_DATA)
         config["activation"] = describe_activation(activation)
         if activation.static or activation.learned:
             tensors["input_scale"], tensors["input_zero_point"] = (t.clone() for t in activation.eval_qparams())

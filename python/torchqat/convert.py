@@ -16,6 +16,7 @@ from torchqat.nn.quantized._form import QuantizedForm
 from torchqat.nn.quantized._layer import QuantizedLayer
 from torchqat.nn.quantized.pool import MaxPool
 from torchqat.prepare import swap_modules
+from torchqat.wrappers import unwrapped
 
 
 def convert(model: nn.Module, *, example_inputs=None, inplace: bool = False) -> nn.Module:
@@ -24,11 +25,12 @@ def convert(model: nn.Module, *, example_inputs=None, inplace: bool = False) -> 
     In integer schemes its outputs equal the prepared model's in eval mode bit for bit.
 
     Args:
-        model: from prepare_qat, trained or calibrated.
+        model: from prepare_qat, trained or calibrated; DistributedDataParallel or torch.compile around it is left behind.
         example_inputs: a tuple or one tensor that the model can be called with. Given, codes flow between integer
             kernels without a float round trip where the model can be traced: from convolutions, linear layers and integer forms,
             through ReLU, ReLU6, max-pooling, concatenation, dropout and reshaping (bit-equal; the result is checked on these inputs).
-            Where it cannot be traced, or does not compute in float32, a warning says so and it is converted without.
+            Where it cannot be traced, or does not compute in float32, a warning says so and it is converted without. For use under
+            autocast, which rounds between layers, convert under autocast too, or without example_inputs.
         inplace: change the given model, freeing float weights as it goes, instead of a copy.
 
     Raises:
@@ -44,7 +46,10 @@ def convert(model: nn.Module, *, example_inputs=None, inplace: bool = False) -> 
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"convert: model must be a torch.nn.Module, got {type(model).__name__}")
+    model = unwrapped(model)
     names = {id(m): name for name, m in model.named_modules() if isinstance(m, (QatLayer, QatForm))}
+    if not names and any(isinstance(m, QuantizedLayer) for m in model.modules()):
+        raise ValueError("convert: model is converted already")
     if not names:
         raise ValueError("convert: model has no QAT layer; prepare it with prepare_qat first")
     arguments = expected = None
@@ -89,6 +94,8 @@ def convert(model: nn.Module, *, example_inputs=None, inplace: bool = False) -> 
 def _edges(model: nn.Module, arguments: tuple) -> Edges:
     tensors = [*model.parameters(), *torch.utils._pytree.tree_leaves(arguments)]
     others = {t.dtype for t in tensors if isinstance(t, torch.Tensor) and t.is_floating_point()} - {torch.float32}
+    devices = {t.device.type for t in tensors if isinstance(t, torch.Tensor)}
+    others |= {torch.get_autocast_dtype(kind) for kind in devices if torch.is_autocast_enabled(kind)}
     if others:
         # Each layer would round its float result to that type, and the codes would be those of the rounded values.
         warnings.warn(f"convert: the model computes in {others.pop()}; it is converted without integer edges", stacklevel=3)

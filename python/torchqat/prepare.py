@@ -21,6 +21,7 @@ from torchqat.nn.qat.output import Output, check_output_spec
 from torchqat.nn.qat.relu import stand_in_for
 from torchqat.nn.quantized._layer import QuantizedLayer
 from torchqat.rewrite import Refused, append_outputs
+from torchqat.wrappers import unwrapped
 
 _GLOB = set("*?[")
 
@@ -57,8 +58,8 @@ def prepare_qat(
 
     Raises:
         TypeError: model is no nn.Module, qconfig no QConfig, output no QuantSpec.
-        ValueError: an override matches nothing; nothing would be quantised; the model is prepared already; the
-            forward of a model with output cannot be traced.
+        ValueError: an override matches nothing; nothing would be quantised; the model is prepared or converted already,
+            or wrapped (DistributedDataParallel, torch.compile); the forward of a model with output cannot be traced.
 
     Example:
         >>> import torch, torchqat
@@ -76,6 +77,12 @@ def prepare_qat(
         check_output_spec(output)
     if any(isinstance(m, (QatLayer, QatForm)) for m in model.modules()):
         raise ValueError("prepare_qat: model is already prepared")
+    if any(isinstance(m, QuantizedLayer) for m in model.modules()):
+        raise ValueError("prepare_qat: model is converted; prepare the float model")
+    if unwrapped(model) is not model:
+        raise ValueError(
+            f"prepare_qat: model is wrapped in {type(model).__name__}; prepare what is inside, and wrap the prepared model"
+        )
     chosen = resolve(model, qconfig, overrides or {})
     pairs = None
     if example_inputs is not None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torchqat.nn.qat._form import QatForm
 from torchqat.nn.qat._layer import QatLayer
 from torchqat.prepare import set_fake_quant
+from torchqat.wrappers import unwrapped
 
 
 @dataclass
@@ -79,6 +80,7 @@ def verify(prepared: nn.Module, converted: nn.Module, batches) -> Report:
         >>> torchqat.verify(prepared, torchqat.convert(prepared), [torch.randn(8, 4)]).equal
         True
     """
+    prepared, converted = unwrapped(prepared), unwrapped(converted)
     layers = {name: m for name, m in prepared.named_modules() if isinstance(m, (QatLayer, QatForm))}
     deployed = dict(converted.named_modules())
     if not layers:
@@ -139,7 +141,14 @@ def _outputs(model, layers, batch):
 def call(model: nn.Module, batch):
     """model on a batch: a tuple or list is its arguments, a dict its keywords, anything else its one argument."""
     if isinstance(batch, (tuple, list)):
-        return model(*batch)
+        try:
+            return model(*batch)
+        except TypeError as error:
+            error.add_note(
+                f"torchqat calls the model with the {len(batch)} entries of a batch as its arguments; where a loader gives labels "
+                "too, leave them out: (inputs for inputs, labels in loader)"
+            )
+            raise
     if isinstance(batch, dict):
         return model(**batch)
     return model(batch)

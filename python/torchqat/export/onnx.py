@@ -21,6 +21,7 @@ from torchqat.export.onnx_layers import ONNX_LAYERS, OnnxWeight
 from torchqat.nn.qat._layer import QatLayer
 from torchqat.nn.quantized._form import QuantizedForm
 from torchqat.nn.quantized._layer import QuantizedLayer
+from torchqat.wrappers import unwrapped
 
 # torch's tracing exporter ends at 20; 21 adds only types and blocks (4-bit integers, scales in groups) to what it writes.
 _TRACED_OPSET, _OPSET, _IR_VERSION = 20, 21, 10
@@ -65,6 +66,7 @@ def export_onnx(
     if not isinstance(model, nn.Module):
         raise TypeError(f"export_onnx: model must be a torch.nn.Module, got {type(model).__name__}")
     onnx = _onnx()
+    model = unwrapped(model)
     if any(isinstance(module, QatLayer) for module in model.modules()):
         model = convert(model)
     args = args if isinstance(args, tuple) else (args,)

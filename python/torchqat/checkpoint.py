@@ -16,11 +16,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from torchqat.mapping import DEPLOYED_LAYERS, FLOAT_OF_DEPLOYED, stands_for
-from torchqat.nn.attention import leave_fused_paths, split_attention
+from torchqat.mapping import DEPLOYED_LAYERS, FLOAT_OF_DEPLOYED, SPLIT, stands_for
+from torchqat.nn.attention import leave_fused_paths
 from torchqat.nn.qat._layer import QatLayer
 from torchqat.nn.quantized._form import QuantizedForm
 from torchqat.nn.quantized._layer import Description, QuantizedLayer
+from torchqat.nn.split import split_modules
 from torchqat.rewrite import Refused, fill_places
 
 FORMAT_VERSION = 1
@@ -202,7 +203,7 @@ def load(path, float_model: nn.Module) -> nn.Module:
         raise TypeError(f"torchqat.load: float_model must be a torch.nn.Module, got {type(float_model).__name__}")
     with _opened(path) as file:
         description = _description(path, file)
-        float_model = split_attention(float_model, list(description["modules"]))
+        float_model = split_modules(float_model, list(description["modules"]), SPLIT)
         aliases = description["aliases"]
         keys = set(file.keys())
 

@@ -6,8 +6,7 @@ import torch.fx
 from torch import nn
 
 from torchqat.fake_quantize import FakeQuantize
-from torchqat.mapping import CONV_BN_TO_QAT, FLOAT_TO_QAT, qat_class
-from torchqat.nn.attention import MultiheadAttention
+from torchqat.mapping import CONV_BN_TO_QAT, FLOAT_TO_QAT, OPAQUE, qat_class
 from torchqat.nn.qat._form import QatForm
 from torchqat.nn.qat._layer import QatLayer
 from torchqat.nn.quantized._form import QuantizedForm
@@ -129,7 +128,7 @@ def _reason(module: nn.Module) -> str:
 
 class _Tracer(torch.fx.Tracer):
     def is_leaf_module(self, module, qualified_name):
-        leaves = (QatLayer, QuantizedLayer, QatForm, QuantizedForm, MultiheadAttention)
+        leaves = (QatLayer, QuantizedLayer, QatForm, QuantizedForm, *OPAQUE)
         return isinstance(module, leaves) or super().is_leaf_module(module, qualified_name)
 
 

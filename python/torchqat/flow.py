@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from torchqat.fake_quantize import FakeQuantize
-from torchqat.nn.attention import MultiheadAttention
+from torchqat.mapping import OPAQUE
 from torchqat.nn.qat._form import QatForm
 from torchqat.nn.qat._layer import QatLayer
 from torchqat.nn.qat.conv import _Conv
@@ -31,8 +31,7 @@ _RESHAPES = {
 
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        # Attention takes decisions on its arguments, which a trace cannot follow.
-        return isinstance(module, (QatLayer, QatForm, MultiheadAttention)) or super().is_leaf_module(module, name)
+        return isinstance(module, (QatLayer, QatForm, *OPAQUE)) or super().is_leaf_module(module, name)
 
 
 class Flow:

@@ -3,9 +3,13 @@
 from torch import nn
 
 from torchqat.computed_weights import float_type
-from torchqat.nn import qat, quantized
+from torchqat.nn import qat, quantized, recurrent
 from torchqat.nn.attention import MultiheadAttention
 from torchqat.nn.qat.transposed_linear import is_transposed_linear
+
+# Modules that are split into layers, forms that take decisions on their arguments, which a trace cannot follow.
+SPLIT = {nn.MultiheadAttention: MultiheadAttention, **recurrent.SPLIT}
+OPAQUE = tuple(SPLIT.values())
 
 # Exact types (but for parametrized ones): a subclass may use its weight in ways of its own.
 FLOAT_TO_QAT = {
@@ -18,7 +22,7 @@ FLOAT_TO_QAT = {
     nn.ConvTranspose3d: qat.ConvTranspose3d,
     nn.Embedding: qat.Embedding,
     nn.EmbeddingBag: qat.EmbeddingBag,
-    nn.MultiheadAttention: MultiheadAttention,
+    **SPLIT,
 }
 
 
@@ -27,8 +31,9 @@ def qat_class(module: nn.Module) -> type | None:
     if is_transposed_linear(module):
         return qat.TransposedLinear
     kind = float_type(module)
-    # Attention keeps its weights apart from the layers that compute with them.
-    return None if kind is nn.MultiheadAttention is not type(module) else FLOAT_TO_QAT.get(kind)
+    if kind in SPLIT and (kind is not type(module) or kind in recurrent.SPLIT and not recurrent.keeps_weights(module)):
+        return None  # they take parameters apart, and have none where weights are computed
+    return FLOAT_TO_QAT.get(kind)
 
 
 # Convolution -> (BatchNorm types that fold into it, the folded layer).

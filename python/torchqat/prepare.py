@@ -13,7 +13,7 @@ from torchqat.fake_quantize import FakeQuantize
 from torchqat.flow import is_static
 from torchqat.folding import find_conv_bn, find_relus, observe_calls
 from torchqat.forms import insert_forms
-from torchqat.mapping import CONV_BN_TO_QAT, FLOAT_TO_QAT, INDEX_INPUT, qat_class
+from torchqat.mapping import CONV_BN_TO_QAT, FLOAT_TO_QAT, INDEX_INPUT, SPLIT, qat_class
 from torchqat.nn.attention import leave_fused_paths
 from torchqat.nn.qat._form import QatForm
 from torchqat.nn.qat._layer import QatLayer
@@ -199,9 +199,9 @@ def _unmatched(key, value, by_name: dict) -> None:
         if value is None and (issubclass(key, QatForm) or any(isinstance(m, key) for m in by_name.values())):
             return
         raise ValueError(f"prepare_qat: overrides: no quantisable module of type {key.__name__} in the model")
-    whole = next((n for n, m in by_name.items() if type(m) is nn.MultiheadAttention and key.startswith(f"{n}.")), None)
+    whole = next((n for n, m in by_name.items() if type(m) in SPLIT and key.startswith(f"{n}.")), None)
     if whole is not None:
-        raise ValueError(f"prepare_qat: overrides: {key!r} is part of MultiheadAttention {whole!r}; name that")
+        raise ValueError(f"prepare_qat: overrides: {key!r} is part of {type(by_name[whole]).__name__} {whole!r}; name that")
     known = key in by_name or fnmatch.filter(by_name, key)
     if known and value is None:
         return

@@ -1,13 +1,12 @@
 """MultiheadAttention with its projections as layers of their own, so that they can be quantised like any Linear."""
 
-import copy
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from torchqat.nn.qat._layer import adopt
 from torchqat.nn.qat.linear import Linear
+from torchqat.nn.split import linear_of
 
 
 class MultiheadAttention(nn.MultiheadAttention):
@@ -27,15 +26,15 @@ class MultiheadAttention(nn.MultiheadAttention):
         """The same attention, float, with the module's own Parameter objects, hooks and mode."""
         new = adopt(cls, module)
         if module.in_proj_weight is not None:
-            new.in_proj = _linear(module.in_proj_weight, module.in_proj_bias, module.training)
+            new.in_proj = linear_of(module.in_proj_weight, module.in_proj_bias, module.training)
             new.q_proj = new.k_proj = new.v_proj = None
             new._parameters["in_proj_weight"] = new._parameters["in_proj_bias"] = None
         else:
             new.in_proj = None
             for name in ("q_proj", "k_proj", "v_proj"):
-                setattr(new, name, _linear(new._parameters[f"{name}_weight"], None, module.training))
+                setattr(new, name, linear_of(new._parameters[f"{name}_weight"], None, module.training))
                 new._parameters[f"{name}_weight"] = None
-        new.out_proj = _linear(module.out_proj.weight, module.out_proj.bias, module.training)
+        new.out_proj = linear_of(module.out_proj.weight, module.out_proj.bias, module.training)
         return new
 
     @classmethod
@@ -146,16 +145,6 @@ class MultiheadAttention(nn.MultiheadAttention):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
-def split_attention(model: nn.Module, names: list[str]) -> nn.Module:
-    """A model with the same parameters in which every MultiheadAttention that holds one of the named layers is split."""
-    found = {id(m): m for n, m in model.named_modules() if type(m) is nn.MultiheadAttention and _holds(n, names)}
-    if not found:
-        return model
-    # A copy of the structure alone.
-    tensors = {id(t): t for t in (*model.parameters(), *model.buffers())}
-    return copy.deepcopy(model, {**tensors, **{key: MultiheadAttention.split(m) for key, m in found.items()}})
-
-
 def leave_fused_paths(model: nn.Module, layers: tuple) -> None:
     """Transformer encoders that hold one of the given kinds of layer call every layer, in eval mode too.
 
@@ -170,17 +159,7 @@ def leave_fused_paths(model: nn.Module, layers: tuple) -> None:
                     module.activation_relu_or_gelu = 0  # "not one that can be fused"
 
 
-def _holds(name: str, layers: list[str]) -> bool:
-    return any(layer.startswith(f"{name}." if name else "") for layer in layers)
-
-
 def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
     if mask.dtype != torch.bool:
         return mask.to(dtype)
     return torch.zeros_like(mask, dtype=dtype).masked_fill_(mask, float("-inf"))
-
-
-def _linear(weight: nn.Parameter, bias: nn.Parameter | None, training: bool) -> nn.Linear:
-    linear = nn.Linear(weight.size(1), weight.size(0), bias is not None, device="meta")
-    linear.weight, linear.bias = weight, bias
-    return linear.train(training)

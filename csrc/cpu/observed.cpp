@@ -4,6 +4,7 @@
 
 #include "cpu/block_view.h"
 #include "cpu/kernels/dynamic.h"
+#include "cpu/output.h"
 #include "cpu/range_state.h"
 #include "ops/observed.h"
 #include "ops/qparams.h"
@@ -67,8 +68,8 @@ ObservedWithMask observe(const at::Tensor& input, const at::Tensor& scale, const
       input, scale, zero_point, c10::fromIntArrayRefSlow(block_size), quant_min, quant_max));
   const at::Tensor x = dense(input);
   const auto compute = compute_type(x);
-  at::Tensor y = output_like(x), mask;
-  if (with_mask) mask = at::empty({(x.numel() + 7) / 8}, x.options().dtype(at::kByte));
+  at::Tensor y = result_like(x), mask;
+  if (with_mask) mask = result_bytes((x.numel() + 7) / 8);
   at::Tensor lo = at::empty(shape, x.options().dtype(compute)), hi = at::empty(shape, lo.options());
   at::Tensor nonfinite = at::empty({}, x.options().dtype(at::kLong));
   *nonfinite.mutable_data_ptr<int64_t>() = 0;

@@ -69,6 +69,23 @@ def test_ties_in_half_precision(dtype):
     check(x, scale, torch.tensor(0), -128, 127)
 
 
+@settings(max_examples=15, deadline=None)
+@given(
+    dtype=st.sampled_from([torch.bfloat16, torch.float16]),
+    value=st.integers(1, 2**15 - 1),
+    tie=st.integers(0, 2**15),
+    ulps=st.integers(-2, 2),
+    low=st.integers(-(2**15), 0),
+    high=st.integers(1, 2**15),
+)
+def test_every_half_precision_number(dtype, value, tie, ulps, low, high):
+    """All 65536 of them, with a scale that puts one of them at a tie or a few floats beside it."""
+    x = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype)
+    near = x[2**15 + value].float().nan_to_num(1.0).clamp(2.0**-60, 2.0**60) / (tie + 0.5)
+    scale = (near.view(torch.int32) + ulps).view(torch.float32)
+    check(x, scale, torch.tensor(0), low, high)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 @pytest.mark.parametrize("columns", [1040, 1056, 1000])
 def test_large_rows_that_begin_anywhere(dtype, columns):

@@ -132,10 +132,10 @@ TORCHQAT_INLINE void run_same(const typename Op::In* in, typename Op::Out* out, 
     const numerics::SharedScale shared(scale, zero_point, static_cast<float>(a.quant_min), static_cast<float>(a.quant_max));
     if (n >= shared_step && shared.fits) {
       done = n - n % shared_step;
-      run_shared<masked, stream>(
-          in, out, mask, done, shared, OneScale{V(shared.scale), V(shared.reciprocal)},
-          [&](int64_t at) { run_chunks<Op, V, masked, stream>(in + at, out + at, masked ? mask + at / 8 : nullptr, shared_step, p, grid); },
-          Unseen{});
+      const auto divide = [&](int64_t at) {
+        run_chunks<Op, V, masked, stream>(in + at, out + at, masked ? mask + at / 8 : nullptr, shared_step, p, grid);
+      };
+      run_one_scale<masked, stream>(in, out, mask, done, shared, divide, Unseen{});
     }
   }
   if (done < n) run_chunks<Op, V, masked, stream>(in + done, out + done, masked ? mask + done / 8 : nullptr, n - done, p, grid);
@@ -202,6 +202,7 @@ TORCHQAT_INLINE int64_t keep_halves(const AffineArgs& a, int64_t begin, int64_t 
   auto* out = static_cast<uint16_t*>(a.out);
   int64_t i = begin;
   for (; i + 32 <= end; i += 32) {
+    run_ahead<stream, 64>(in + i, out + i);
     uint32_t bits;
     std::memcpy(&bits, a.mask + i / 8, sizeof(bits));
     keep16<stream>(in + i, out + i, bits);
@@ -209,19 +210,20 @@ TORCHQAT_INLINE int64_t keep_halves(const AffineArgs& a, int64_t begin, int64_t 
   return i;
 }
 
-template <typename T, typename V>
-void apply_mask(const AffineArgs& a, int64_t begin, int64_t end) {
+template <typename T, typename V, bool stream>
+TORCHQAT_INLINE void keep_where_set(const AffineArgs& a, int64_t begin, int64_t end) {
   const T* in = static_cast<const T*>(a.in);
   T* out = static_cast<T*>(a.out);
   const V zero(typename V::Scalar(0));
   int64_t i = begin;
-  if constexpr (sizeof(T) == 2) i = a.stream ? keep_halves<true>(a, begin, end) : keep_halves<false>(a, begin, end);
+  if constexpr (sizeof(T) == 2) i = keep_halves<stream>(a, begin, end);
   for (; i + chunk <= end; i += chunk) {
+    run_ahead<stream, chunk * sizeof(T)>(in + i, out + i);
     const uint32_t bits = a.mask[i / 8] | static_cast<uint32_t>(a.mask[i / 8 + 1]) << 8;
 #pragma GCC unroll 16
     for (int j = 0; j < chunk; j += V::size) {
       const V dx = select(V::from_bits(bits >> j), V::load(in + i + j), zero);
-      if (a.stream) {
+      if constexpr (stream) {
         dx.stream(out + i + j);
       } else {
         dx.store(out + i + j);
@@ -229,6 +231,11 @@ void apply_mask(const AffineArgs& a, int64_t begin, int64_t end) {
     }
   }
   for (; i < end; ++i) out[i] = (a.mask[i / 8] >> (i % 8)) & 1 ? in[i] : T{};
+}
+
+template <typename T, typename V>
+void apply_mask(const AffineArgs& a, int64_t begin, int64_t end) {
+  a.stream ? keep_where_set<T, V, true>(a, begin, end) : keep_where_set<T, V, false>(a, begin, end);
 }
 
 template <typename T, typename C>

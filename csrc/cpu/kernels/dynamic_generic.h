@@ -131,13 +131,13 @@ int64_t dynamic(const DynamicArgs& a, int64_t begin, int64_t end) {
   return a.stream ? dynamic_width<T, V, false, true>(a, begin, end) : dynamic_width<T, V, false, false>(a, begin, end);
 }
 
-// What run_shared shows of a run: its range, and whether all of it is finite.
+// What a run is shown to be: its range, and whether all of it is finite.
 struct RangeSeen {
-  mutable numerics::Vec lo{std::numeric_limits<float>::infinity()}, hi{-std::numeric_limits<float>::infinity()}, magnitude{0.0f};
+  mutable numerics::Vec lo{std::numeric_limits<float>::infinity()}, hi{-std::numeric_limits<float>::infinity()}, flaw{0.0f};
   TORCHQAT_INLINE void operator()(numerics::Vec x) const {
     lo = lane_min(x, lo);
     hi = lane_max(x, hi);
-    magnitude = bits_max(magnitude, lane_abs(x));
+    flaw = lane_fma(x, numerics::Vec(0.0f), flaw);  // NaN for good once x is infinite or NaN
   }
 };
 
@@ -153,14 +153,12 @@ bool observed_range(const AffineArgs& a, int64_t begin, int64_t end, float* lo, 
   const int64_t n = end - begin, done = shared.fits ? n - n % shared_step : 0;
   const RangeSeen seen;
   const Same<V> p{V(scale), V(zero_point)};
-  run_shared<masked, stream>(
-      in, out, mask, done, shared, OneScale{V(shared.scale), V(shared.reciprocal)},
-      [&](int64_t at) {
-        run_chunks<FakeQuantize<T>, V, masked, stream>(in + at, out + at, masked ? mask + at / 8 : nullptr, shared_step, p, grid);
-      },
-      seen);
+  const auto divide = [&](int64_t at) {
+    run_chunks<FakeQuantize<T>, V, masked, stream>(in + at, out + at, masked ? mask + at / 8 : nullptr, shared_step, p, grid);
+  };
+  run_one_scale<masked, stream>(in, out, mask, done, shared, divide, seen);
   float least = reduce_min(seen.lo), most = reduce_max(seen.hi);
-  bool finite = reduce_bits_max(seen.magnitude) <= std::numeric_limits<float>::max();
+  bool finite = numerics::mask_bits(in_range(seen.flaw, V(0.0f), V(0.0f))) == (1u << V::size) - 1u;
   if (done < n) {
     float rest_lo, rest_hi;
     finite = finite_range<false, T, V>(in + done, n - done, &rest_lo, &rest_hi) == 0 && finite;

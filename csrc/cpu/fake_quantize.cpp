@@ -6,7 +6,9 @@
 #include "cpu/block_view.h"
 #include "cpu/kernels/affine_bf16.h"
 #include "cpu/kernels/dynamic.h"
+#include "cpu/light_work.h"
 #include "cpu/output.h"
+#include "cpu/strided_rows.h"
 #include "ops/fake_quantize.h"
 #include "ops/qparams.h"
 
@@ -17,24 +19,31 @@ at::Tensor empty_mask(const at::Tensor& input) {
   return result_bytes((input.numel() + 7) / 8);
 }
 
-// x and y are dense in the same order; mask may be undefined.
+// y is dense, x too and in the same order, or y is contiguous and x of rows; mask may be undefined.
 void run(const char* op, const at::Tensor& x, const at::Tensor& y, const at::Tensor& mask, const at::Tensor& scale,
          const std::optional<at::Tensor>& zero_point, at::IntArrayRef block_size, int64_t quant_min, int64_t quant_max) {
   const auto q = qparams_view(op, scale, zero_point, compute_type(x), quant_min, quant_max);
-  const Blocks blocks = blocks_of(x, block_size);
-  const AffineArgs args{&blocks, x.const_data_ptr(), y.mutable_data_ptr(),
+  const Blocks blocks = blocks_of(y, block_size);
+  const RowReader reader(x);
+  const AffineArgs args{&blocks, nullptr, y.mutable_data_ptr(),
                         mask.defined() ? mask.mutable_data_ptr<uint8_t>() : nullptr, q.scale_data, q.zero_point_data,
                         static_cast<int32_t>(quant_min), static_cast<int32_t>(quant_max), streams(y)};
   const auto type = float_type(x.scalar_type());
   const auto kernel = type == Float::bf16 && use_avx512_bf16() ? &fake_quantize_bf16_avx512bf16
                                                                : affine_kernels().fake_quantize[static_cast<int>(type)];
-  parallel_elements(blocks.numel, [&](int64_t begin, int64_t end) { kernel(args, begin, end); });
+  parallel_light(blocks.numel, [&](int64_t begin, int64_t end) {
+    reader.pieces(begin, end, [&](const void* in, int64_t from, int64_t to) {
+      AffineArgs own = args;
+      own.in = in;
+      kernel(own, from, to);
+    });
+  });
 }
 
 at::Tensor fake_quantize(const at::Tensor& input, const at::Tensor& scale, const std::optional<at::Tensor>& zero_point,
                          at::IntArrayRef block_size, int64_t quant_min, int64_t quant_max) {
   check_fake_quantize("fake_quantize", input, scale, zero_point, c10::fromIntArrayRefSlow(block_size), quant_min, quant_max);
-  const at::Tensor x = dense(input);
+  const at::Tensor x = readable(input);
   at::Tensor y = result_like(x);
   run("fake_quantize", x, y, {}, scale, zero_point, block_size, quant_min, quant_max);
   return y;
@@ -44,8 +53,8 @@ at::Tensor& fake_quantize_out(const at::Tensor& input, const at::Tensor& scale, 
                               at::IntArrayRef block_size, int64_t quant_min, int64_t quant_max, at::Tensor& out) {
   check_fake_quantize("fake_quantize", input, scale, zero_point, c10::fromIntArrayRefSlow(block_size), quant_min, quant_max);
   check_fake_quantize_out(input, out);
-  const at::Tensor x = dense(input);
-  if (out.strides() == x.strides()) {
+  const at::Tensor x = out.is_alias_of(input) ? dense(input) : readable(input);
+  if (x.is_non_overlapping_and_dense() ? out.strides() == x.strides() : out.is_contiguous()) {
     run("fake_quantize", x, out, {}, scale, zero_point, block_size, quant_min, quant_max);
   } else {
     at::Tensor y = result_like(x);
@@ -59,7 +68,7 @@ std::tuple<at::Tensor, at::Tensor> fake_quantize_forward(const at::Tensor& input
                                                          const std::optional<at::Tensor>& zero_point, at::IntArrayRef block_size,
                                                          int64_t quant_min, int64_t quant_max) {
   check_fake_quantize("fake_quantize", input, scale, zero_point, c10::fromIntArrayRefSlow(block_size), quant_min, quant_max);
-  const at::Tensor x = dense(input);
+  const at::Tensor x = readable(input);
   at::Tensor y = result_like(x), mask = empty_mask(x);
   run("fake_quantize", x, y, mask, scale, zero_point, block_size, quant_min, quant_max);
   return {y, mask};
@@ -76,7 +85,7 @@ at::Tensor fake_quantize_backward(const at::Tensor& grad, const at::Tensor& mask
   args.mask = const_cast<uint8_t*>(bits.const_data_ptr<uint8_t>());
   args.stream = streams(dx);
   const auto kernel = affine_kernels().apply_mask[static_cast<int>(float_type(dy.scalar_type()))];
-  parallel_elements(dy.numel(), [&](int64_t begin, int64_t end) { kernel(args, begin, end); });
+  parallel_light(dy.numel(), [&](int64_t begin, int64_t end) { kernel(args, begin, end); });
   if (order.empty()) return dx;
   c10::SmallVector<int64_t, 5> back(order.size());
   for (size_t i = 0; i < order.size(); ++i) back[order[i]] = static_cast<int64_t>(i);

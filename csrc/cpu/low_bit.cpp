@@ -20,6 +20,16 @@ void run_rows(const at::Tensor& input, at::IntArrayRef block_size, const at::Ten
   args.length = rows.values.size(1);
   args.count = rows.count.defined() ? rows.count.const_data_ptr<int64_t>() : nullptr;
   args.scale = scale.mutable_data_ptr();
+  const int64_t tiles = (args.length + tile - 1) / tile;
+  if (count < at::get_num_threads() && tiles >= 64 && !at::in_parallel_region()) {  // too few rows for the threads: they share tiles
+    std::vector<double> room(tiles * most_tile_sums);
+    args.tile_sums = room.data();
+    args.share = [](int64_t n, void (*run)(const void*, int64_t, int64_t), const void* work) {
+      at::parallel_for(0, n, 8, [&](int64_t begin, int64_t end) { run(work, begin, end); });
+    };
+    kernel(args, 0, count);
+    return;
+  }
   at::parallel_for(0, count, std::max<int64_t>(1, 2048 / args.length),
                    [&](int64_t begin, int64_t end) { kernel(args, begin, end); });
 }

@@ -4,8 +4,10 @@
 
 #include "cpu/block_view.h"
 #include "cpu/kernels/dynamic.h"
+#include "cpu/light_work.h"
 #include "cpu/output.h"
 #include "cpu/range_state.h"
+#include "cpu/strided_rows.h"
 #include "ops/observed.h"
 #include "ops/qparams.h"
 
@@ -22,24 +24,28 @@ int64_t run(const at::Tensor& x, const AffineArgs& args, S* lo, S* hi) {
   const auto min_max = range_kernels().min_max[type];
   const auto quantise = affine_kernels().fake_quantize[type];
   constexpr int64_t piece = 16 * tile;
+  const RowReader reader(x);
   const auto* table = select(&dynamic_scalar, &dynamic_avx2, &dynamic_avx512);
   const auto both = blocks.scales == 1 && std::is_same_v<S, float> ? table->observed[type] : nullptr;
   const auto work = [&](int64_t begin, int64_t end, S* own_lo, S* own_hi) {
     int64_t bad = 0;
     for (int64_t at = begin; at < end; at += piece) {
-      const int64_t to = std::min(at + piece, end);
-      if constexpr (std::is_same_v<S, float>) {
-        if (both != nullptr) {
-          if (!both(args, at, to, own_lo, own_hi)) bad += min_max({&blocks, args.in, own_lo, own_hi}, at, to);
-          continue;
+      reader.pieces(at, std::min(at + piece, end), [&](const void* in, int64_t from, int64_t to) {
+        AffineArgs own = args;
+        own.in = in;
+        if constexpr (std::is_same_v<S, float>) {
+          if (both != nullptr) {
+            if (!both(own, from, to, own_lo, own_hi)) bad += min_max({&blocks, in, own_lo, own_hi}, from, to);
+            return;
+          }
         }
-      }
-      bad += min_max({&blocks, args.in, own_lo, own_hi}, at, to);
-      quantise(args, at, to);
+        bad += min_max({&blocks, in, own_lo, own_hi}, from, to);
+        quantise(own, from, to);
+      });
     }
     return bad;
   };
-  const int64_t threads = std::min<int64_t>(at::in_parallel_region() ? 1 : at::get_num_threads(), (blocks.numel + grain - 1) / grain);
+  const int64_t threads = std::min<int64_t>(at::in_parallel_region() ? 1 : at::get_num_threads(), (blocks.numel + light_grain - 1) / light_grain);
   if (threads <= 1) return work(0, blocks.numel, lo, hi);
   // Each thread has ranges of its own: minimum and maximum combine in any order.
   std::vector<S> partial(2 * threads * blocks.scales, std::numeric_limits<S>::infinity());
@@ -66,7 +72,7 @@ ObservedWithMask observe(const at::Tensor& input, const at::Tensor& scale, const
                          at::IntArrayRef block_size, int64_t quant_min, int64_t quant_max, bool with_mask) {
   const auto shape = C10_AS_INTARRAYREF_SLOW(check_fake_quantize_observed(
       input, scale, zero_point, c10::fromIntArrayRefSlow(block_size), quant_min, quant_max));
-  const at::Tensor x = dense(input);
+  const at::Tensor x = readable(input);
   const auto compute = compute_type(x);
   at::Tensor y = result_like(x), mask;
   if (with_mask) mask = result_bytes((x.numel() + 7) / 8);
@@ -74,8 +80,8 @@ ObservedWithMask observe(const at::Tensor& input, const at::Tensor& scale, const
   at::Tensor nonfinite = at::empty({}, x.options().dtype(at::kLong));
   *nonfinite.mutable_data_ptr<int64_t>() = 0;
   const auto q = qparams_view("fake_quantize_observed", scale, zero_point, compute, quant_min, quant_max);
-  const Blocks blocks = blocks_of(x, block_size);
-  const AffineArgs args{&blocks, x.const_data_ptr(), y.mutable_data_ptr(),
+  const Blocks blocks = blocks_of(y, block_size);
+  const AffineArgs args{&blocks, nullptr, y.mutable_data_ptr(),
                         with_mask ? mask.mutable_data_ptr<uint8_t>() : nullptr, q.scale_data, q.zero_point_data,
                         static_cast<int32_t>(quant_min), static_cast<int32_t>(quant_max), streams(y)};
   if (lo.numel() > 0) {

@@ -41,6 +41,7 @@ constexpr c10::DispatchKeySet cpu_keys(c10::DispatchKey::CPU);
 }  // namespace
 
 at::Tensor result_like(const at::Tensor& x) {
+  if (!x.is_non_overlapping_and_dense()) return at::detail::empty_generic(x.sizes(), &allocator, cpu_keys, x.scalar_type(), std::nullopt);
   return at::detail::empty_strided_generic(x.sizes(), x.strides(), &allocator, cpu_keys, x.scalar_type());
 }
 

@@ -4,7 +4,7 @@
 
 namespace torchqat::cpu {
 
-// A dense CPU tensor like x, in its memory order. Its memory is malloc's own block, 64-byte aligned inside: a block that
+// A dense CPU tensor like x, in its memory order, or contiguous where x is not dense. Its memory is malloc's own block, 64-byte aligned inside: a block that
 // posix_memalign cuts to size rarely fits the next request of that size, so memory would wander, and with it out of the cache. Large
 // ones are wanted on huge pages.
 at::Tensor result_like(const at::Tensor& x);

@@ -53,7 +53,7 @@ TEST(LowBit, SearchedScalesComeCloseToBruteForceAndAgreeOnEveryPath) {
       for (const auto* kernels : paths()) {
         std::vector<float> scale(rows);
         std::vector<int32_t> zero_point(rows, 9);
-        const RowsArgs args{in.data(), length, nullptr, low, high, true, scale.data(), zero_point.data()};
+        const RowsArgs args{in.data(), length, nullptr, low, high, true, scale.data(), zero_point.data(), nullptr, nullptr};
         kernels->mse_qparams[0](args, 0, 2);
         kernels->mse_qparams[0](args, 2, rows);
         if (first.empty()) first = scale;
@@ -86,7 +86,7 @@ TEST(LowBit, AffineSearchIsNoWorseThanTheFullRange) {
   for (const auto* kernels : paths()) {
     std::vector<float> scale(rows);
     std::vector<int32_t> zero_point(rows);
-    const RowsArgs args{in.data(), length, nullptr, 0, 7, false, scale.data(), zero_point.data()};
+    const RowsArgs args{in.data(), length, nullptr, 0, 7, false, scale.data(), zero_point.data(), nullptr, nullptr};
     kernels->mse_qparams[0](args, 0, rows);
     if (first.empty()) {
       first = scale;

@@ -67,6 +67,51 @@ def test_forward_and_backward_allocate_their_results_and_one_bit_per_element(lay
     assert allocated(step) <= 8 * N + N // 8 + SLACK
 
 
+ROWS = {
+    "columns": lambda: torch.randn(1536, 160)[:, 32:96],
+    "every other row": lambda: torch.randn(768, 256)[::2],
+    "heads": lambda: torch.randn(16, 3, 48, 256)[:, 1, :, 64:192],
+    "the same row": lambda: torch.randn(1, 512).expand(192, 512),
+}
+ROW_CALLS = {
+    "per tensor": lambda x: ops.fake_quantize(x, torch.tensor(0.02), None, [], -128, 127),
+    "per channel": lambda x: ops.fake_quantize(
+        x, torch.linspace(0.01, 0.02, x.size(0)).reshape([-1] + [1] * (x.dim() - 1)), None, [1] + [-1] * (x.dim() - 1), -128, 127),
+    "groups": lambda x: ops.fake_quantize(
+        x, torch.linspace(0.01, 0.02, x.numel() // 32).reshape(*x.shape[:-1], -1), None, [1] * (x.dim() - 1) + [32], -8, 7),
+    "observed": lambda x: ops.fake_quantize_observed(x, torch.tensor(0.02), None, [], -128, 127)[0],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("call", ROW_CALLS)
+def test_rows_are_read_where_they_lie(call, rows, dtype):
+    x = ROWS[rows]().to(dtype) if rows != "the same row" else torch.randn(1, 512).to(dtype).expand(192, 512)
+    whole = x.contiguous()
+    y = ROW_CALLS[call](x)
+    assert y.is_contiguous() and same(y, ROW_CALLS[call](whole))
+    assert allocated(lambda: ROW_CALLS[call](x)) <= 1.25 * x.element_size() * x.numel() + SLACK  # scales too
+    left, right = x.detach().requires_grad_(), whole.clone().requires_grad_()
+    grad = torch.randn_like(whole)
+    found = torch.autograd.grad(ROW_CALLS[call](left), left, grad)[0]
+    assert same(found, torch.autograd.grad(ROW_CALLS[call](right), right, grad)[0])
+
+
+@pytest.mark.parametrize("rows", ROWS)
+def test_rows_into_a_given_output_and_their_gradient(rows):
+    x = ROWS[rows]()
+    scale = torch.tensor(0.02)
+    want = ops.fake_quantize(x.contiguous(), scale, None, [], -128, 127)
+    assert torch.equal(ops.fake_quantize.out(x, scale, None, [], -128, 127, out=torch.empty(x.shape)), want)
+    apart = torch.empty(*x.shape, 2)[..., 0]
+    assert torch.equal(ops.fake_quantize.out(x, scale, None, [], -128, 127, out=apart), want)
+    if rows != "the same row":
+        assert torch.equal(ops.fake_quantize.out(x, scale, None, [], -128, 127, out=x), want) and torch.equal(x, want)
+    _, mask = ops._fake_quantize_forward(x, scale, None, [], -128, 127)
+    assert torch.equal(mask, ops._fake_quantize_forward(x.contiguous(), scale, None, [], -128, 127)[1])
+
+
 @pytest.mark.parametrize("call", CALLS)
 def test_other_strides_cost_one_copy(call):
     x = torch.randn(96, 64, 4, 8)[..., ::2]

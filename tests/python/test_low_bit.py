@@ -160,6 +160,25 @@ def test_same_bits_on_every_path_layout_and_thread_count(data):
         assert all(torch.equal(a, b) for a, b in zip(result, results[0]))
 
 
+@pytest.mark.parametrize("low, high, symmetric", [(-2, 1, True), (-1, 1, True), (0, 15, False)])
+def test_threads_share_a_long_block_without_changing_a_bit(low, high, symmetric):
+    x = torch.randn(1, 512 * 70 + 3, generator=torch.Generator().manual_seed(4))
+    x[0, 7] = torch.inf
+    before, threads = ops._cpu_isa(), torch.get_num_threads()
+    results = []
+    try:
+        for name in _C.supported_isas():
+            ops._set_cpu_isa(name)
+            for count in (1, 2, 3):
+                torch.set_num_threads(count)
+                results.append(ops.choose_qparams_mse(x, [1, -1], low, high, symmetric))
+    finally:
+        ops._set_cpu_isa(before)
+        torch.set_num_threads(threads)
+    for scale, zero_point in results[1:]:
+        assert torch.equal(scale, results[0][0]) and torch.equal(zero_point, results[0][1])
+
+
 def test_opcheck_compile_and_script():
     x = torch.randn(4, 40)
     leaf = x.clone().requires_grad_()

@@ -1,11 +1,17 @@
 // Scales that minimise squared error, binary scales, and binary fake quantisation over raw pointers. No torch.
-// Rows are contiguous and each has a scale; sums run in a fixed order: sixteen lanes over tiles of 512, tiles ascending.
+// Rows are contiguous and each has a scale; sums run in a fixed order: sixteen lanes over tiles of 512, tiles ascending. So the tiles of
+// a long row can be shared out among threads without changing a bit.
 #pragma once
 #include <cstdint>
 
 #include "cpu/kernels/affine.h"
 
 namespace torchqat::cpu {
+
+// Has run(work, begin, end) called on parts of [0, tiles), on any thread, and returns when all are done.
+using ShareTiles = void (*)(int64_t tiles, void (*run)(const void* work, int64_t begin, int64_t end), const void* work);
+
+constexpr int most_tile_sums = 32;  // per tile, of any sum below
 
 struct RowsArgs {
   const void* in;            // [rows, length]
@@ -15,6 +21,8 @@ struct RowsArgs {
   bool symmetric;
   void* scale;               // [rows], float; double for f64
   int32_t* zero_point;       // [rows]
+  ShareTiles share;          // nullptr: one thread does a row
+  double* tile_sums;         // with share: room for most_tile_sums per tile of a row
 };
 
 struct LowBitKernels {

@@ -59,10 +59,12 @@ struct Row {
   S lo, hi;   // finite range, 0 included
   S norm;     // a power of two that brings the largest magnitude near 1, so that squares neither overflow nor vanish
   V quant_min, quant_max;
+  ShareTiles share;
+  double* tile_sums;
 
   TORCHQAT_INLINE Row(const RowsArgs& a, int64_t row)
       : in(static_cast<const T*>(a.in) + row * a.length), length(a.length), quant_min(static_cast<S>(a.quant_min)),
-        quant_max(static_cast<S>(a.quant_max)) {
+        quant_max(static_cast<S>(a.quant_max)), share(a.share), tile_sums(a.tile_sums) {
     V least(S(0)), most(S(0));
     const V zero(S(0));
     const auto take = [&](const T* p) {
@@ -83,56 +85,79 @@ struct Row {
     norm = S(1) / (power > smallest ? power : smallest);
   }
 
+  // sum[0 .. terms - 1]: what one(in, n, part) adds to part[0 .. terms - 1] for each tile, added tile by tile in ascending order.
+  template <typename One>
+  TORCHQAT_INLINE void over_tiles(int terms, const One& one, double* sum) const {
+    for (int k = 0; k < terms; ++k) sum[k] = 0;
+    const int64_t tiles = (length + tile - 1) / tile;
+    const auto of_tile = [&](int64_t t, double* part) {
+      for (int k = 0; k < terms; ++k) part[k] = 0;
+      one(in + t * tile, length - t * tile < tile ? length - t * tile : tile, part);
+    };
+    if (share == nullptr) {
+      double part[most_tile_sums];
+      for (int64_t t = 0; t < tiles; ++t) {
+        of_tile(t, part);
+        for (int k = 0; k < terms; ++k) sum[k] += part[k];
+      }
+      return;
+    }
+    const auto work = [&](int64_t begin, int64_t end) {
+      for (int64_t t = begin; t < end; ++t) of_tile(t, tile_sums + t * terms);
+    };
+    share(tiles, [](const void* of, int64_t begin, int64_t end) { (*static_cast<decltype(&work)>(of))(begin, end); }, &work);
+    for (int64_t t = 0; t < tiles; ++t) {
+      for (int k = 0; k < terms; ++k) sum[k] += tile_sums[t * terms + k];
+    }
+  }
+
   // Squared error of each candidate: a tile is read once for all of them.
   TORCHQAT_INLINE void errors(const Candidate<S>* c, int count, double* error) const {
-    for (int k = 0; k < count; ++k) error[k] = 0;
     const V norms(norm);
-    for (int64_t at = 0; at < length; at += tile) {
-      const int64_t n = length - at < tile ? length - at : tile;
+    over_tiles(count, [&](const T* at, int64_t n, double* part) {
       for (int k = 0; k < count; ++k) {
         const V scale(c[k].scale), zero_point(c[k].zero_point);
-        sum_tile<1, V>(in + at, n, [&](V x, int) {
+        sum_tile<1, V>(at, n, [&](V x, int) {
           const V code = numerics::affine_code(x, scale, zero_point, quant_min, quant_max);
           const V e = (x - numerics::affine_value(code, scale, zero_point)) * norms;
           return e * e;
-        }, error + k);
+        }, part + k);
       }
-    }
+    }, error);
   }
 
   // The scale that fits the codes of c best; 0 where every code is the zero point.
   TORCHQAT_INLINE S least_squares(const Candidate<S>& c) const {
-    double sums[2] = {0, 0};
+    double sums[2];
     const V scale(c.scale), zero_point(c.zero_point), norms(norm);
-    for (int64_t at = 0; at < length; at += tile) {
-      const int64_t n = length - at < tile ? length - at : tile;
-      sum_tile<2, V>(in + at, n, [&](V x, int k) {
+    over_tiles(2, [&](const T* at, int64_t n, double* part) {
+      sum_tile<2, V>(at, n, [&](V x, int k) {
         const V code = numerics::affine_code(x, scale, zero_point, quant_min, quant_max) - zero_point;
         return code * (k == 0 ? x * norms : code);
-      }, sums);
-    }
+      }, part);
+    }, sums);
     return sums[1] > 0 ? static_cast<S>(sums[0] / sums[1] / static_cast<double>(norm)) : S(0);
   }
 
   TORCHQAT_INLINE double magnitude_sum() const {  // times norm
-    double sum = 0;
+    double sum;
     const V norms(norm);
-    for (int64_t at = 0; at < length; at += tile) {
-      sum_tile<1, V>(in + at, length - at < tile ? length - at : tile, [&](V x, int) { return lane_abs(x) * norms; }, &sum);
-    }
+    over_tiles(1, [&](const T* at, int64_t n, double* part) {
+      sum_tile<1, V>(at, n, [&](V x, int) { return lane_abs(x) * norms; }, part);
+    }, &sum);
     return sum;
   }
 
   // Ternary weight networks: the mean of the magnitudes beyond a multiple of the mean magnitude.
   TORCHQAT_INLINE S twn_scale(double mean) const {
     const V threshold(static_cast<S>(numerics::twn_threshold * mean)), norms(norm), one(S(1)), zero(S(0));
-    double kept[2] = {0, 0};
-    for (int64_t at = 0; at < length; at += tile) {
-      sum_tile<2, V>(in + at, length - at < tile ? length - at : tile, [&](V x, int k) {
+    double kept[2];
+    over_tiles(2, [&](const T* at, int64_t n, double* part) {
+      sum_tile<2, V>(at, n, [&](V x, int k) {
         const V magnitude = lane_abs(x);
         return select(in_range(magnitude, zero, threshold), zero, k == 0 ? magnitude * norms : one);
-      }, kept);
-    }
+      }, part);
+    }, kept);
     const double scale = kept[1] > 0 ? kept[0] / kept[1] / static_cast<double>(norm) : 0;
     return numerics::lane_max(std::numeric_limits<S>::min(), static_cast<S>(scale));
   }

@@ -78,6 +78,7 @@ set(TORCHQAT_KERNEL_SOURCES
 set(TORCHQAT_TORCH_SOURCES
   csrc/autocast/backward.cpp
   csrc/autocast/conv_int8.cpp
+  csrc/autocast/linear_float8.cpp
   csrc/autocast/linear_grouped.cpp
   csrc/autocast/linear_int8.cpp
   csrc/autocast/qat_conv_int8.cpp
@@ -86,6 +87,7 @@ set(TORCHQAT_TORCH_SOURCES
   csrc/autograd/float_grid.cpp
   csrc/autograd/histogram.cpp
   csrc/autograd/learned.cpp
+  csrc/autograd/linear_float8.cpp
   csrc/autograd/low_bit.cpp
   csrc/autograd/observed.cpp
   csrc/autograd/qat_conv_int8.cpp
@@ -108,6 +110,7 @@ set(TORCHQAT_TORCH_SOURCES
   csrc/cpu/isa_ops.cpp
   csrc/cpu/large_pages.cpp
   csrc/cpu/learned.cpp
+  csrc/cpu/linear_float8.cpp
   csrc/cpu/linear_grouped.cpp
   csrc/cpu/linear_int8.cpp
   csrc/cpu/linear_int8_codes.cpp
@@ -130,6 +133,7 @@ set(TORCHQAT_TORCH_SOURCES
   csrc/meta/forms.cpp
   csrc/meta/histogram.cpp
   csrc/meta/learned.cpp
+  csrc/meta/linear_float8.cpp
   csrc/meta/linear_grouped.cpp
   csrc/meta/linear_int8.cpp
   csrc/meta/linear_int8_codes.cpp
@@ -154,6 +158,7 @@ set(TORCHQAT_TORCH_SOURCES
   csrc/ops/learned.cpp
   csrc/ops/learned_scale.cpp
   csrc/ops/library.cpp
+  csrc/ops/linear_float8.cpp
   csrc/ops/linear_grouped.cpp
   csrc/ops/linear_int8.cpp
   csrc/ops/linear_int8_codes.cpp
@@ -177,6 +182,7 @@ set(TORCHQAT_CUDA_KERNEL_SOURCES
   csrc/cuda/kernels/conv_int8.cu
   csrc/cuda/kernels/conv_pack.cu
   csrc/cuda/kernels/dynamic.cu
+  csrc/cuda/kernels/float8.cu
   csrc/cuda/kernels/float_grid.cu
   csrc/cuda/kernels/histogram.cu
   csrc/cuda/kernels/histogram_range.cu
@@ -206,6 +212,7 @@ set(TORCHQAT_CUDA_TORCH_SOURCES
   csrc/cuda/int8_gemm.cpp
   csrc/cuda/learned.cpp
   csrc/cuda/lines.cpp
+  csrc/cuda/linear_float8.cpp
   csrc/cuda/linear_grouped.cpp
   csrc/cuda/linear_int8.cpp
   csrc/cuda/low_bit.cpp
@@ -230,6 +237,7 @@ set(TORCHQAT_PUBLIC_HEADERS
   csrc/include/torchqat/forms.h
   csrc/include/torchqat/histogram.h
   csrc/include/torchqat/learned.h
+  csrc/include/torchqat/linear_float8.h
   csrc/include/torchqat/linear_grouped.h
   csrc/include/torchqat/linear_int8.h
   csrc/include/torchqat/linear_int8_codes.h

@@ -65,7 +65,13 @@ at::Tensor run(const at::Tensor& input, const std::optional<at::Tensor>& scale, 
   const int64_t wanted = block_size.empty() ? (mx ? 32 : 16) : block_size.back();
   const int64_t width = wanted == -1 ? columns : std::min(wanted, columns);
   const Blocks blocks = blocks_of(x.view({rows, columns}), {1, width});
-  const at::Tensor scales = scales_of(x, blocks, mx ? FloatScales::mx : FloatScales::nvfp4, scheme, given, device.stream());
+  const FloatScales kind = mx ? FloatScales::mx : FloatScales::nvfp4;
+  const FloatGridArgs once{&blocks, x.const_data_ptr(), y.mutable_data_ptr(), bits, nullptr, scheme.format};
+  if (cuda::fake_quantize_float_blocks(once, kind, scheme.rounding, given.defined() ? given.const_data_ptr() : nullptr,
+                                       float_type(x.scalar_type()), device.stream())) {
+    return y;
+  }
+  const at::Tensor scales = scales_of(x, blocks, kind, scheme, given, device.stream());
   round_to_scales(x, y, bits, scales, blocks, scheme.format, device.stream());
   return y;
 }

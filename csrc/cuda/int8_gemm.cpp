@@ -29,26 +29,6 @@ InputQParams read_input_qparams(const at::Tensor& scale, const at::Tensor& zero_
   return q;
 }
 
-InputQParams choose_input_qparams(const at::Tensor& matrix, bool per_token, int64_t quant_min, int64_t quant_max, bool symmetric,
-                                  Stream stream) {
-  const int64_t per_row[] = {1, -1};
-  const Blocks blocks = blocks_of(matrix, per_token ? at::IntArrayRef(per_row) : at::IntArrayRef());
-  const int64_t entries = per_token ? matrix.size(0) : 1;
-  InputQParams qparams;
-  qparams.scale = at::empty({entries}, matrix.options().dtype(at::kFloat));
-  qparams.zero_point = at::empty_like(qparams.scale);
-  qparams.quant_min = quant_min;
-  qparams.quant_max = quant_max;
-  qparams.shift = quant_min < 0 ? 128 : 0;
-  Statistics statistics;
-  statistics.quant_min = quant_min;
-  statistics.quant_max = quant_max;
-  statistics.symmetric = symmetric;
-  block_qparams(matrix, blocks, statistics, qparams.scale, at::empty({entries}, matrix.options().dtype(at::kInt)),
-                qparams.zero_point, stream);
-  return qparams;
-}
-
 HeaderWords int8_header(int64_t n, int64_t k) {
   const auto words = packed_header_words(PackedFormat::linear_int8, kLinearInt8Version, {n, k, 0, 0, 0, 0});
   HeaderWords header;
@@ -98,9 +78,32 @@ void pack_int8_weight(const at::Tensor& packed, const at::Tensor& weight, const 
   pack_weights(p, stream);
 }
 
-QuantizedRows quantize_rows(const at::Tensor& input, int64_t rows, int64_t k, const InputQParams& qparams,
-                            const Int8Weight* weight, bool with_mask, Stream stream) {
-  QuantizedRows out;
+namespace {
+
+// From the data of a contiguous [rows, k].
+InputQParams choose_input_qparams(const at::Tensor& matrix, bool per_token, int64_t quant_min, int64_t quant_max, bool symmetric,
+                                  Stream stream) {
+  const int64_t per_row[] = {1, -1};
+  const Blocks blocks = blocks_of(matrix, per_token ? at::IntArrayRef(per_row) : at::IntArrayRef());
+  const int64_t entries = per_token ? matrix.size(0) : 1;
+  InputQParams qparams;
+  qparams.scale = at::empty({entries}, matrix.options().dtype(at::kFloat));
+  qparams.zero_point = at::empty_like(qparams.scale);
+  qparams.quant_min = quant_min;
+  qparams.quant_max = quant_max;
+  qparams.shift = quant_min < 0 ? 128 : 0;
+  Statistics statistics;
+  statistics.quant_min = quant_min;
+  statistics.quant_max = quant_max;
+  statistics.symmetric = symmetric;
+  block_qparams(matrix, blocks, statistics, qparams.scale, at::empty({entries}, matrix.options().dtype(at::kInt)),
+                qparams.zero_point, stream);
+  return qparams;
+}
+
+// All but scale and zero point of the kernel's arguments, and the memory of its results.
+QuantizeRows prepare_rows(const at::Tensor& input, int64_t rows, int64_t k, int64_t quant_min, int64_t quant_max,
+                          const Int8Weight* weight, bool with_mask, QuantizedRows& out) {
   const auto options = input.options();
   const int64_t k_padded = cpu::padded64(k);
   out.codes = at::empty({rows, k_padded}, options.dtype(at::kByte));
@@ -112,12 +115,9 @@ QuantizedRows quantize_rows(const at::Tensor& input, int64_t rows, int64_t k, co
   q.type = float_type(input.scalar_type());
   q.rows = rows;
   q.columns = k;
-  q.scale = qparams.scale.const_data_ptr<float>();
-  q.zero_point = qparams.zero_point.const_data_ptr<float>();
-  q.stride = qparams.stride();
-  q.quant_min = static_cast<int32_t>(qparams.quant_min);
-  q.quant_max = static_cast<int32_t>(qparams.quant_max);
-  q.shift = static_cast<int32_t>(qparams.shift);
+  q.quant_min = static_cast<int32_t>(quant_min);
+  q.quant_max = static_cast<int32_t>(quant_max);
+  q.shift = quant_min < 0 ? 128 : 0;
   q.codes = out.codes.mutable_data_ptr<uint8_t>();
   q.padded_columns = k_padded;
   if (with_mask) q.mask = out.mask.mutable_data_ptr<uint8_t>();
@@ -127,8 +127,32 @@ QuantizedRows quantize_rows(const at::Tensor& input, int64_t rows, int64_t k, co
     q.packed = weight->owner.const_data_ptr<uint8_t>();
     q.header = int8_header(weight->n, weight->k);
   }
+  return q;
+}
+
+}  // namespace
+
+QuantizedRows quantize_rows(const at::Tensor& input, int64_t rows, int64_t k, const InputQParams& qparams,
+                            const Int8Weight* weight, bool with_mask, Stream stream) {
+  QuantizedRows out;
+  QuantizeRows q = prepare_rows(input, rows, k, qparams.quant_min, qparams.quant_max, weight, with_mask, out);
+  q.scale = qparams.scale.const_data_ptr<float>();
+  q.zero_point = qparams.zero_point.const_data_ptr<float>();
+  q.stride = qparams.stride();
   cuda::quantize_rows(q, stream);
   return out;
+}
+
+QuantizedRows quantize_rows_dynamic(const at::Tensor& matrix, bool per_token, int64_t quant_min, int64_t quant_max, bool symmetric,
+                                    const Int8Weight* weight, Stream stream) {
+  const int64_t rows = matrix.size(0), k = matrix.size(1);
+  if (per_token) {
+    QuantizedRows out;
+    const QuantizeRows q = prepare_rows(matrix, rows, k, quant_min, quant_max, weight, /*with_mask=*/false, out);
+    if (cuda::quantize_rows_dynamic(q, symmetric, stream)) return out;
+  }
+  const InputQParams qparams = choose_input_qparams(matrix, per_token, quant_min, quant_max, symmetric, stream);
+  return quantize_rows(matrix, rows, k, qparams, weight, /*with_mask=*/false, stream);
 }
 
 at::Tensor int8_gemm(const QuantizedRows& x, int64_t rows, const Int8Weight& weight, const at::Tensor& weight_scale,

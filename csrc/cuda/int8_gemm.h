@@ -15,9 +15,6 @@ struct InputQParams {
 // A floating zero point is rounded and clamped; `learned` clamps the scale to the smallest normal number.
 InputQParams read_input_qparams(const at::Tensor& scale, const at::Tensor& zero_point, int64_t quant_min, int64_t quant_max,
                                 bool learned = false);
-// From the data of a contiguous [rows, k], per row or for all.
-InputQParams choose_input_qparams(const at::Tensor& matrix, bool per_token, int64_t quant_min, int64_t quant_max, bool symmetric,
-                                  Stream stream);
 at::Tensor read_scale(const at::Tensor& scale, bool learned = false);
 
 struct Int8Weight {
@@ -44,6 +41,9 @@ struct QuantizedRows {
 // input: contiguous [rows, k] of float32, bfloat16 or float16. weight: whose header must fit, or null.
 QuantizedRows quantize_rows(const at::Tensor& input, int64_t rows, int64_t k, const InputQParams& qparams,
                             const Int8Weight* weight, bool with_mask, Stream stream);
+// The same with scales from the data, per row (each is read once, up to 8192 columns) or for all of the matrix.
+QuantizedRows quantize_rows_dynamic(const at::Tensor& matrix, bool per_token, int64_t quant_min, int64_t quant_max, bool symmetric,
+                                    const Int8Weight* weight, Stream stream);
 
 // [rows, n] of dtype.
 at::Tensor int8_gemm(const QuantizedRows& x, int64_t rows, const Int8Weight& weight, const at::Tensor& weight_scale,

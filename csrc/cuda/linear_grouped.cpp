@@ -126,9 +126,7 @@ at::Tensor linear_grouped_int8_dynamic(const at::Tensor& input, const at::Tensor
   const OnDevice device(input);
   GroupedCall call(op, input, packed_weight, weight_scale, bias);
   const at::Tensor matrix = input.contiguous().view({call.args.m, call.args.k});
-  const InputQParams qparams = choose_input_qparams(matrix, per_token, quant_min, quant_max, symmetric, device.stream());
-  const QuantizedRows x =
-      quantize_rows(matrix, call.args.m, call.args.k, qparams, nullptr, /*with_mask=*/false, device.stream());
+  const QuantizedRows x = quantize_rows_dynamic(matrix, per_token, quant_min, quant_max, symmetric, nullptr, device.stream());
   return call.run_codes(x, input, sizes, device.stream());
 }
 

@@ -57,8 +57,7 @@ at::Tensor linear_int8_dynamic(const at::Tensor& input, const at::Tensor& packed
   const int64_t rows = row_count(input).expect_int(), k = input.size(-1);
   const Int8Weight weight = open_int8_weight(op, packed_weight, weight_scale.numel(), k);
   const at::Tensor matrix = input.contiguous().view({rows, k});
-  const InputQParams qparams = choose_input_qparams(matrix, per_token, quant_min, quant_max, symmetric, device.stream());
-  const QuantizedRows x = quantize_rows(matrix, rows, k, qparams, &weight, false, device.stream());
+  const QuantizedRows x = quantize_rows_dynamic(matrix, per_token, quant_min, quant_max, symmetric, &weight, device.stream());
   return int8_gemm(x, rows, weight, read_scale(weight_scale), bias, input.scalar_type(), device.stream()).view_symint(sizes);
 }
 

@@ -203,6 +203,15 @@ def test_block_formats(shape, dtype):
     check("_fake_quantize_float_forward", x, torch.tensor(0.03), [], "nvfp4", "floor")
 
 
+@pytest.mark.parametrize("columns, block", [(160, 80), (1024, 512), (2064, -1), (8192, -1), (8208, -1), (48, 32)])
+def test_blocks_of_every_length(columns, block):
+    """Held by two threads up to a whole block of them, or read twice."""
+    x = values((3, columns), torch.bfloat16, special=False)
+    x[1, 40] = float("inf")
+    check("_fake_quantize_float_forward", x, None, [1, block], "mxfp8_e4m3", "even")
+    check("_fake_quantize_dynamic_forward", x, [1, block], -127, 127, True, True)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape, block_size", [*LAYOUTS, ((40, 2100), []), ((3, 70001), [1, -1])])
 def test_learned_scales(shape, block_size, dtype):

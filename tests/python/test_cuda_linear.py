@@ -49,6 +49,18 @@ def test_linear_int8(m, n, k, dtype):
         assert y[1].isnan().all() and not y[0].isnan().any()
 
 
+@pytest.mark.parametrize("m, k", [(3, 200), (3, 600), (2, 4100), (1, 8192), (2, 8300), (1030, 200), (1030, 600)])
+def test_dynamic_rows_of_every_length(m, k):
+    """Held by a warp or a block in registers, or read twice."""
+    packed, x = on_device("linear_int8_pack", codes((2, k)))[0], values((m, k), torch.bfloat16, special=False)
+    x[-1] = 0
+    if m > 2:
+        x[1, k - 1] = float("inf")
+        x[0, 3] = float("nan")
+    for symmetric, low, high in ((False, 0, 255), (True, -127, 127)):
+        check("linear_int8_dynamic", x, packed, torch.tensor([0.01, 0.02]), None, True, low, high, symmetric)
+
+
 def test_linear_int8_sums_long_rows_in_segments():
     for m in (1, 9):
         x, n, k = values((m, 65536 * 2 + 70), torch.float32, special=False), 3, 65536 * 2 + 70

@@ -4,6 +4,7 @@
 #include "cuda/kernels/affine.h"
 #include "cuda/kernels/block_map.cuh"
 #include "cuda/kernels/lane.cuh"
+#include "cuda/kernels/range.h"
 #include "numerics/affine.h"
 
 namespace torchqat::cuda {
@@ -130,8 +131,8 @@ template <typename T>
 T element_of(const Values<T>&);
 int32_t element_of(const Codes&);
 
-// aligned: in and out allow packets.
-template <typename Op, typename Map>
+// aligned: in and out allow packets. one_run: a packet lies in one run, as those of whole tensors, long rows and groups of eights do.
+template <typename Op, typename Map, bool one_run>
 __global__ void __launch_bounds__(affine_threads)
     elements_kernel(typename Op::In in, typename Op::Out out, uint8_t* __restrict__ mask, typename Op::Context grid,
                   const __grid_constant__ Map map, int64_t numel, bool aligned) {
@@ -148,7 +149,7 @@ __global__ void __launch_bounds__(affine_threads)
   int64_t end = static_cast<int64_t>(run.length);
 #pragma unroll
   for (int j = 0; j < packet; ++j) {
-    if (j >= end && j < n) {
+    if (!one_run && j >= end && j < n) {
       run = map.find(first + j);
       params = grid.at(run.scale);
       end = j + static_cast<int64_t>(run.length);
@@ -187,8 +188,12 @@ void launch_elements(const Blocks& blocks, typename Op::In in, typename Op::Out 
                      const typename Op::Context& grid, bool aligned, Stream stream) {
   if (blocks.numel == 0) return;
   with_map(blocks, [&]<typename Map>(const Map& map) {
-    launch(elements_kernel<Op, Map>, blocks_for(blocks.numel, affine_threads * packet), dim3(affine_threads), stream, in, out, mask,
-           grid, map, blocks.numel, aligned);
+    auto kernel = elements_kernel<Op, Map, false>;
+    if constexpr (std::is_same_v<Map, Near>) {
+      if (rows_of_packets(blocks)) kernel = elements_kernel<Op, Map, true>;
+    }
+    launch(kernel, blocks_for(blocks.numel, affine_threads * packet), dim3(affine_threads), stream, in, out, mask, grid, map,
+           blocks.numel, aligned);
   });
 }
 

@@ -133,21 +133,29 @@ __global__ void __launch_bounds__(threads) conv_depthwise_kernel(const __grid_co
   store_value(c, exact_sum(acc, c.sample_zero_point[p.sample], weights), p.sample, p.number, channel);
 }
 
-// Rows are output pixels of all samples; where a row's codes begin is worked out once per block.
-template <bool sixteen>
+// Rows are output pixels of all samples; where the codes of a thread's rows begin is worked out once.
+template <typename Tile, bool sixteen>
 struct PixelRows {
-  const uint8_t* codes;
-  const int64_t* first;       // shared, one per row of the block
+  const uint8_t* first[Tile::rows_of_thread];
   const int64_t* tap_offset;
-  __device__ __forceinline__ void copy(uint8_t* shared, int row, int64_t k) const {
-    const uint8_t* from = codes + first[row];
+  __device__ __forceinline__ PixelRows(const Conv& c, int64_t row, int64_t plane) : tap_offset(c.tap_offset) {
+    const int64_t rows = c.samples * c.out[0] * c.out[1] * c.out[2];
+#pragma unroll
+    for (int i = 0; i < Tile::rows_of_thread; ++i) {
+      const int64_t r = row + static_cast<int>(threadIdx.x) / 4 + i * (Tile::threads / 4);
+      const Pixel p = pixel_at(c, r < rows ? r : rows - 1);
+      first[i] = c.codes + p.sample * c.sample_bytes + plane * c.plane_bytes + p.code;
+    }
+  }
+  __device__ __forceinline__ void copy(uint8_t* shared, int i, int k) const {
+    const uint8_t* from = first[i];
     if constexpr (sixteen) {  // channels in whole sixteens: sixteen codes of K lie together, aligned
       copy_async(shared, from + tap_offset[k]);
     } else {
       uint4 words;
       uint8_t bytes[16];
 #pragma unroll
-      for (int i = 0; i < 16; ++i) bytes[i] = from[tap_offset[k + i]];
+      for (int j = 0; j < 16; ++j) bytes[j] = from[tap_offset[k + j]];
       memcpy(&words, bytes, sizeof words);
       *reinterpret_cast<uint4*>(shared) = words;
     }
@@ -175,18 +183,11 @@ struct PixelSink {
 
 template <typename Tile, bool segmented, bool sixteen>
 __global__ void __launch_bounds__(Tile::threads) conv_gemm_kernel(const __grid_constant__ Conv c, int64_t row_blocks) {
-  __shared__ Stage<Tile> stages[2];
-  __shared__ int64_t first[Tile::bm];
+  __shared__ Stage<Tile> stages[Tile::stages];
   const int64_t panel_blocks = ceil_div<int64_t>(c.panels, Tile::panels);
   const int64_t row = static_cast<int64_t>(blockIdx.x) % row_blocks * Tile::bm, rest = static_cast<int64_t>(blockIdx.x) / row_blocks;
   const int64_t panel = rest % panel_blocks * Tile::panels, plane = rest / panel_blocks;
-  const int64_t rows = c.samples * c.out[0] * c.out[1] * c.out[2];
-  for (int r = static_cast<int>(threadIdx.x); r < Tile::bm; r += Tile::threads) {
-    const Pixel p = pixel_at(c, row + r < rows ? row + r : rows - 1);
-    first[r] = p.sample * c.sample_bytes + plane * c.plane_bytes + p.code;
-  }
-  __syncthreads();
-  multiply_block<Tile, segmented>(stages, PixelRows<sixteen>{c.codes, first, c.tap_offset},
+  multiply_block<Tile, segmented>(stages, PixelRows<Tile, sixteen>(c, row, plane),
                                   c.panel_codes + plane * c.panels * c.k_pad * kPanelColumns, c.panels, c.k_pad, panel,
                                   PixelSink{c, row, plane, panel});
 }
@@ -195,8 +196,10 @@ template <typename Tile>
 void launch_gemm(const Conv& c, int64_t rows, Stream stream) {
   const int64_t row_blocks = ceil_div<int64_t>(rows, Tile::bm), panel_blocks = ceil_div<int64_t>(c.panels, Tile::panels);
   const bool sixteen = c.plane_in % 16 == 0;
-  const auto kernel = c.chunks > 1 ? (sixteen ? conv_gemm_kernel<Tile, true, true> : conv_gemm_kernel<Tile, true, false>)
-                                   : (sixteen ? conv_gemm_kernel<Tile, false, true> : conv_gemm_kernel<Tile, false, false>);
+  auto kernel = sixteen ? conv_gemm_kernel<Tile, false, true> : conv_gemm_kernel<Tile, false, false>;
+  if constexpr (Tile::bm <= 64) {  // the segments' totals beside the sums: too many registers for a larger tile
+    if (c.chunks > 1) kernel = sixteen ? conv_gemm_kernel<Tile, true, true> : conv_gemm_kernel<Tile, true, false>;
+  }
   launch(kernel, blocks_for(row_blocks * panel_blocks * c.planes, 1), dim3(Tile::threads), stream, c, row_blocks);
 }
 
@@ -228,7 +231,7 @@ void conv_multiply(const Conv& c, Stream stream) {
   }
   if (c.depthwise) {
     launch(conv_depthwise_kernel, blocks_for(rows * c.out_channels, threads), dim3(threads), stream, c);
-  } else if (c.panels >= 2 && ceil_div<int64_t>(rows, 128) * ceil_div<int64_t>(c.panels, 2) * c.planes >= 64) {
+  } else if (c.chunks == 1 && c.panels >= 2 && ceil_div<int64_t>(rows, 128) * ceil_div<int64_t>(c.panels, 2) * c.planes >= 64) {
     launch_gemm<Tiling<128, 128, 64, 32>>(c, rows, stream);
   } else {
     launch_gemm<Tiling<64, 64, 32, 32>>(c, rows, stream);

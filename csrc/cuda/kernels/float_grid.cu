@@ -1,16 +1,9 @@
-// Float grids: the element-wise operation for the driver of affine.cuh, and block scales from ranges.
+// Float grids: the element-wise operation for the driver of affine.cuh; block scales, from what a group of threads holds
+// (dynamic.cuh) or from ranges.
 #include "cuda/kernels/float_grid.h"
 
-#include "cuda/kernels/affine.cuh"
-#include "cuda/kernels/range.cuh"
-#include "numerics/minifloat.h"
-
-namespace torchqat::numerics::inline TORCHQAT_ISA_NAMESPACE {
-
-template <typename S> TORCHQAT_INLINE Lane<S> exponent_power(Lane<S> x) { return exponent_power(x.v); }
-template <typename S> TORCHQAT_INLINE Lane<S> with_sign(Lane<S> magnitude, Lane<S> x) { return with_sign(magnitude.v, x.v); }
-
-}  // namespace torchqat::numerics
+#include "cuda/kernels/dynamic.cuh"
+#include "cuda/kernels/float_lane.cuh"
 
 namespace torchqat::cuda {
 namespace {
@@ -43,15 +36,51 @@ struct FakeQuantizeFloat {
   }
 };
 
+// What a block's range becomes.
 template <typename S>
-struct ScaleGrids {
+struct ScaleRule {
+  FloatScales kind;
   MiniFloat<Lane<S>> e4m3;
   numerics::MxGrid<Lane<S>> mx;
+  const S* tensor_scale;  // nvfp4: one value
+
+  __device__ __forceinline__ S scale(const Extremes<S>& e) const {
+    S most = numerics::lane_max(numerics::lane_max(-e.lo, e.hi), S(0));
+    if (kind == FloatScales::mx) {
+      if (e.skipped != 0) most = std::numeric_limits<S>::quiet_NaN();
+      return numerics::mx_scale<S>(Lane<S>(most), mx).v;
+    }
+    if (kind == FloatScales::nvfp4_tensor) return numerics::nvfp4_tensor_scale(most);
+    const Lane<S> whole(positive_or_nan(*tensor_scale));
+    const Lane<S> found = numerics::nvfp4_scale<S>(Lane<S>(most), whole, e4m3);
+    return numerics::is_nan(whole) ? whole.v : found.v;
+  }
+};
+
+template <typename S>
+ScaleRule<S> rule_of(FloatScales kind, FloatFormat format, numerics::ScaleRounding rounding, const void* tensor_scale) {
+  return {kind, grid_of<S>(FloatFormat::e4m3fn),
+          numerics::mx_grid<Lane<S>, S>(numerics::format_specs[static_cast<int>(format)], rounding),
+          static_cast<const S*>(tensor_scale)};
+}
+
+template <typename T>
+struct BlockRule {
+  using S = Compute<T>;
+  ScaleRule<S> scales;
+  FloatGrid<S> grid;
+
+  __device__ __forceinline__ Params<S> params(const Extremes<S>& e, bool) const {
+    return {positive_or_nan(scales.scale(e)), S(0)};
+  }
+  __device__ __forceinline__ bool apply(T in, T& out, const Params<S>& p) const {
+    return FakeQuantizeFloat<T>::apply(in, out, p, grid);
+  }
 };
 
 // A warp per scale where there are chunks to combine, else a thread.
 template <typename S, int group>
-__global__ void __launch_bounds__(range_threads) float_scales_kernel(FloatScaleArgs a, ScaleGrids<S> grids) {
+__global__ void __launch_bounds__(range_threads) float_scales_kernel(FloatScaleArgs a, ScaleRule<S> rule) {
   const int64_t scale = (static_cast<int64_t>(blockIdx.x) * range_threads + threadIdx.x) / group;
   const bool used = scale < a.scales;
   const int member = static_cast<int>(threadIdx.x) % group;
@@ -65,27 +94,14 @@ __global__ void __launch_bounds__(range_threads) float_scales_kernel(FloatScaleA
   }
   if constexpr (group > 1) e.template across<group>();
   if (!used || member != 0) return;
-  S most = numerics::lane_max(numerics::lane_max(-e.lo, e.hi), S(0));
-  S* out = static_cast<S*>(a.scale) + scale;
-  if (a.kind == FloatScales::mx) {
-    if (e.skipped != 0) most = std::numeric_limits<S>::quiet_NaN();
-    *out = numerics::mx_scale<S>(Lane<S>(most), grids.mx).v;
-  } else if (a.kind == FloatScales::nvfp4_tensor) {
-    *out = numerics::nvfp4_tensor_scale(most);
-  } else {
-    const Lane<S> tensor_scale(positive_or_nan(*static_cast<const S*>(a.tensor_scale)));
-    const Lane<S> found = numerics::nvfp4_scale<S>(Lane<S>(most), tensor_scale, grids.e4m3);
-    *out = numerics::is_nan(tensor_scale) ? tensor_scale.v : found.v;
-  }
+  static_cast<S*>(a.scale)[scale] = rule.scale(e);
 }
 
 template <typename S>
 void launch_scales(const FloatScaleArgs& a, Stream stream) {
-  const ScaleGrids<S> grids{grid_of<S>(FloatFormat::e4m3fn), numerics::mx_grid<Lane<S>, S>(
-      numerics::format_specs[static_cast<int>(a.format)], a.rounding)};
   const int group = a.chunks > 1 ? warp_size : 1;
   launch(group == 1 ? float_scales_kernel<S, 1> : float_scales_kernel<S, warp_size>, blocks_for(a.scales * group, range_threads),
-         dim3(range_threads), stream, a, grids);
+         dim3(range_threads), stream, a, rule_of<S>(a.kind, a.format, a.rounding, a.tensor_scale));
 }
 
 }  // namespace
@@ -98,6 +114,22 @@ void fake_quantize_float(const FloatGridArgs& a, Float type, Stream stream) {
     launch_elements<FakeQuantizeFloat<T>>(*a.blocks, {in}, {out}, a.mask, {static_cast<const S*>(a.scale), grid_of<S>(a.format)},
                                           packets_fit(in) && packets_fit(out), stream);
   });
+}
+
+bool fake_quantize_float_blocks(const FloatGridArgs& a, FloatScales kind, numerics::ScaleRounding rounding,
+                                const void* tensor_scale, Float type, Stream stream) {
+  if (a.blocks->numel == 0) return false;
+  const auto run = [&]<typename T>(T*) {
+    using S = Compute<T>;
+    const BlockRule<T> rule{rule_of<S>(kind, a.format, rounding, tensor_scale), {nullptr, grid_of<S>(a.format)}};
+    return launch_dynamic<T>(*a.blocks, a.in, a.out, a.mask, rule, stream);
+  };
+  switch (type) {
+    case Float::f32: return run(static_cast<float*>(nullptr));
+    case Float::bf16: return run(static_cast<Bf16*>(nullptr));
+    case Float::f16: return run(static_cast<Half*>(nullptr));
+    default: return false;
+  }
 }
 
 void finish_float_scales(const FloatScaleArgs& a, bool wide, Stream stream) {

@@ -26,6 +26,10 @@ struct FloatScaleArgs {
   const void* tensor_scale;  // nvfp4: one value
   void* scale;               // [scales]
 };
+// Blocks' scales from the data and rounding in one reading; args.scale is not used. False, and nothing is done, where blocks are
+// too long for registers or their packets straddle rows.
+bool fake_quantize_float_blocks(const FloatGridArgs& args, FloatScales kind, numerics::ScaleRounding rounding,
+                                const void* tensor_scale, Float type, Stream stream);
 // wide: float64.
 void finish_float_scales(const FloatScaleArgs& args, bool wide, Stream stream);
 

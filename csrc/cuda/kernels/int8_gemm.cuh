@@ -29,14 +29,18 @@ struct Epilogue {
   }
 };
 
-// Rows of a matrix of codes.
+// Rows of a matrix of codes: those that this thread copies.
+template <typename Tile>
 struct MatrixRows {
-  const uint8_t* codes;
-  int64_t first, m, k_padded;
-  __device__ __forceinline__ void copy(uint8_t* shared, int row, int64_t k) const {
-    const int64_t r = first + row < m ? first + row : m - 1;  // rows beyond the last are computed and dropped
-    copy_async(shared, codes + r * k_padded + k);
+  const uint8_t* row[Tile::rows_of_thread];
+  __device__ __forceinline__ MatrixRows(const uint8_t* codes, int64_t first, int64_t m, int64_t k_padded) {
+#pragma unroll
+    for (int i = 0; i < Tile::rows_of_thread; ++i) {
+      const int64_t r = first + static_cast<int>(threadIdx.x) / 4 + i * (Tile::threads / 4);
+      row[i] = codes + (r < m ? r : m - 1) * k_padded;  // rows beyond the last are computed and dropped
+    }
   }
+  __device__ __forceinline__ void copy(uint8_t* shared, int i, int k) const { copy_async(shared, row[i] + k); }
 };
 
 template <typename T>
@@ -56,14 +60,14 @@ struct MatrixSink {
 };
 
 template <typename Tile, bool segmented, typename T>
-__global__ void __launch_bounds__(Tile::threads)
-    int8_gemm_kernel(const uint8_t* __restrict__ codes, const int8_t* __restrict__ weights, Epilogue epilogue, T* __restrict__ out,
-                     int64_t m, int64_t k_padded, int64_t row_blocks) {
-  __shared__ Stage<Tile> stages[2];
+__global__ void __launch_bounds__(Tile::threads, segmented ? 1 : 2)
+    int8_gemm_kernel(const uint8_t* __restrict__ codes, const int8_t* __restrict__ weights, const __grid_constant__ Epilogue epilogue,
+                     T* __restrict__ out, int64_t m, int64_t k_padded, int64_t row_blocks) {
+  __shared__ Stage<Tile> stages[Tile::stages];
   // Neighbouring blocks share a column block of weights.
   const int64_t row = static_cast<int64_t>(blockIdx.x) % row_blocks * Tile::bm;
   const int64_t panel = static_cast<int64_t>(blockIdx.x) / row_blocks * Tile::panels;
-  multiply_block<Tile, segmented>(stages, MatrixRows{codes, row, m, k_padded}, weights, epilogue.n_padded / kPanelColumns, k_padded,
+  multiply_block<Tile, segmented>(stages, MatrixRows<Tile>(codes, row, m, k_padded), weights, epilogue.n_padded / kPanelColumns, k_padded,
                                   panel, MatrixSink<T>{epilogue, out, row, m, panel * kPanelColumns});
 }
 

@@ -31,6 +31,9 @@ struct QuantizeRows {
   HeaderWords header{};
 };
 void quantize_rows(const QuantizeRows& args, Stream stream);
+// Scale and zero point of each row from the row, which is read once; args.scale and zero_point are not used. False, and nothing is
+// done, where rows are too long for a block's registers.
+bool quantize_rows_dynamic(const QuantizeRows& args, bool symmetric, Stream stream);
 
 struct PackWeights {
   const void* weight = nullptr;    // [n, k]: floats of `type`, or int8 codes where scale is absent

@@ -17,7 +17,32 @@ void launch_rows(const QuantizeRows& q, Stream stream) {
   }
 }
 
+template <typename T>
+bool launch_dynamic_rows(const QuantizeRows& q, bool symmetric, Stream stream) {
+  const bool aligned = packets_fit(static_cast<const T*>(q.input)) && q.columns % packet == 0;
+  const auto go = [&]<int group, int held>() {
+    launch(quantize_rows_dynamic_kernel<T, group, held>, blocks_for(q.rows * group, row_threads), dim3(row_threads), stream, q,
+           symmetric, aligned);
+    return true;
+  };
+  // A warp has 256 values a packet; where rows are few, a block takes one.
+  if (q.padded_columns <= warp_size * packet) return go.template operator()<warp_size, 1>();
+  if (q.rows >= rows_for_warps && q.padded_columns <= warp_size * 4 * packet) return go.template operator()<warp_size, 4>();
+  if (q.padded_columns <= row_threads * 2 * packet) return go.template operator()<row_threads, 2>();
+  if (q.padded_columns <= row_threads * 4 * packet) return go.template operator()<row_threads, 4>();
+  return false;
+}
+
 }  // namespace
+
+bool quantize_rows_dynamic(const QuantizeRows& q, bool symmetric, Stream stream) {
+  if (q.rows == 0) return false;
+  switch (q.type) {
+    case Float::bf16: return launch_dynamic_rows<Bf16>(q, symmetric, stream);
+    case Float::f16: return launch_dynamic_rows<Half>(q, symmetric, stream);
+    default: return launch_dynamic_rows<float>(q, symmetric, stream);
+  }
+}
 
 void quantize_rows(const QuantizeRows& q, Stream stream) {
   if (q.rows == 0) return;

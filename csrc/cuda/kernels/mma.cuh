@@ -46,6 +46,23 @@ __device__ __forceinline__ void mma_u8s8(int32_t (&acc)[4], const uint32_t (&a)[
 #endif
 }
 
+// The a of mma_u8s8 from shared memory: lane l gives the address of the 16 bytes of row l % 16, columns 16 (l / 16) on.
+__device__ __forceinline__ void load_fragment(uint32_t (&a)[4], const uint8_t* address) {
+#if defined(__CUDA_ARCH__)
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(a[0]), "=r"(a[1]), "=r"(a[2]), "=r"(a[3])
+               : "r"(static_cast<unsigned>(__cvta_generic_to_shared(address)))
+               : "memory");
+#elif !defined(__CUDACC__)
+  const uint8_t* const* rows = shim::exchange(address, 7);
+  for (int i = 0; i < 4; ++i) {
+    const uint8_t* row = rows[i * 8 + lane() / 4];
+    if (reinterpret_cast<uintptr_t>(row) % 16 != 0) throw std::logic_error("ldmatrix: rows lie at multiples of 16 bytes");
+    std::memcpy(&a[i], row + lane() % 4 * 4, 4);
+  }
+#endif
+}
+
 // acc + the sum of four products of an unsigned and a signed byte.
 __device__ __forceinline__ int32_t dot_u8s8(uint32_t a, uint32_t b, int32_t acc) {
 #if defined(__CUDA_ARCH__)

@@ -8,7 +8,22 @@ from torchqat.config import QConfig
 from torchqat.nn.qat._layer import QatLayer
 from torchqat.observers import RangeObserver, in_recomputation
 
+_FLOAT8 = ("e4m3fn", "e5m2")
 _OBSERVED = torch.ops.torchqat.qat_linear_int8_observed.default
+
+
+def has_float8_form(qconfig: QConfig) -> bool:
+    """Whether linear_float8 computes the scheme: both sides in 8-bit floats, not e5m2 twice, with scales of rows or of the whole."""
+    weight, activation = qconfig.weight, qconfig.activation
+    return (
+        weight is not None
+        and activation is not None
+        and weight.dtype in _FLOAT8
+        and activation.dtype in _FLOAT8
+        and not weight.dtype == activation.dtype == "e5m2"
+        and weight.parsed_granularity.kind in ("tensor", "channel")
+        and activation.parsed_granularity.kind in ("tensor", "token")
+    )
 
 
 class LinearLayer(QatLayer):
@@ -29,6 +44,10 @@ class LinearLayer(QatLayer):
             and not (activation.round_scale or weight.round_scale or weight.by_level or weight.by_mse)
             and qconfig.weight.parsed_granularity.kind == "channel"
         )
+        self.float8 = has_float8_form(qconfig)
+        # Scales that the op finds as it reads: of each token, of each output channel.
+        self.token_scales = self.float8 and activation.layout == "last" and not (activation.static or activation.round_scale)
+        self.channel_scales = self.float8 and len(weight.block_size) == 2 and not weight.round_scale
 
     def matrix(self) -> Tensor:
         return self.weight
@@ -43,6 +62,13 @@ class LinearLayer(QatLayer):
             by_chance = self.stochastic and self.training
             if self.integer and self.weight_fake_quant.enabled and self.activation_fake_quant.enabled and not by_chance:
                 return self.integer_forward(input)
+            if (
+                self.float8
+                and input.dtype != torch.float64
+                and self.weight_fake_quant.enabled
+                and self.activation_fake_quant.enabled
+            ):
+                return self.float8_forward(input)
         if self.activation_fake_quant is not None:
             input = self.activation_fake_quant(input)
         weight = self.matrix()
@@ -80,6 +106,24 @@ class LinearLayer(QatLayer):
                 backward=self.backward_kind,
             )
         return self.multiply(input, weight, input_scale, input_zero_point, weight_scale, packed_weight, weight_mask)
+
+    def float8_forward(self, input: Tensor) -> Tensor:
+        input_scale: Tensor | None = None
+        weight_scale: Tensor | None = None
+        if not self.token_scales:
+            input_scale, _ = self.activation_fake_quant.qparams(input)
+        if not self.channel_scales:
+            weight_scale, _ = self.weight_fake_quant.qparams(self.matrix())
+        return torch.ops.torchqat.qat_linear_float8(
+            input,
+            self.matrix(),
+            self.bias,
+            input_scale,
+            weight_scale,
+            self.activation_fake_quant.format,
+            self.weight_fake_quant.format,
+            self.backward_kind,
+        )
 
     def multiply(
         self,
@@ -164,8 +208,8 @@ class LinearLayer(QatLayer):
 class Linear(LinearLayer, nn.Linear):
     """`y = x_q @ w_q.T + b` on quantised values.
 
-    With integer weight and activation the forward is the deployed integer kernel itself; otherwise it is a float
-    product of fake-quantised tensors.
+    With integer weight and activation the forward is the deployed integer kernel itself, with both on 8-bit float grids that of
+    linear_float8 (FP8 tensor cores where there are some); otherwise it is a float product of fake-quantised tensors.
 
     Shape: input [..., in_features]; output [..., out_features].
 

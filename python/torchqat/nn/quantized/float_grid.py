@@ -1,6 +1,7 @@
-"""Layers whose weight lies on a float grid (FP8, FP6, FP4, MX, NVFP4): kept as element codes and scales, computed in float.
+"""Layers whose weight lies on a float grid (FP8, FP6, FP4, MX, NVFP4): kept as element codes and scales.
 
-This machine's kernels have no such arithmetic; the values are exactly those that were trained.
+Linear with both sides in 8-bit floats is linear_float8, on FP8 tensor cores where there are some. The others compute in float; the
+values are exactly those that were trained.
 """
 
 import torch
@@ -124,7 +125,7 @@ def decoded(
 
 
 class LinearFloatGrid(QuantizedLayer):
-    """Linear on a float-grid weight, computed in float. Made by torchqat.convert.
+    """Linear on a float-grid weight. Made by torchqat.convert.
 
     Shape: input [..., in_features]; output [..., out_features].
     """
@@ -135,13 +136,14 @@ class LinearFloatGrid(QuantizedLayer):
         super().__init__(description)
         config = description.config
         self.block_size, self.along = list(config["block_size"]), config["along"]
+        self.float8, self.element = config.get("float8", False), config["element"]
         self.register_buffer("codes", description.tensors["codes"])
         self.register_buffer("values", element_values(config["element"]).to(self.codes.device), persistent=False)
         self.input_rounding = input_rounding(config, description.tensors)
 
     @classmethod
     def describe(cls, layer) -> Description:
-        return describe_float(layer, "LinearFloatGrid")
+        return describe_float(layer, "LinearFloatGrid", float8=layer.float8)
 
     @torch.jit.unused
     def weight_shape(self) -> list[int]:
@@ -153,6 +155,16 @@ class LinearFloatGrid(QuantizedLayer):
 
     def forward(self, input: Tensor) -> Tensor:
         if self.input_rounding is not None:
+            if self.float8 and input.dtype != torch.float64:
+                return torch.ops.torchqat.linear_float8(
+                    input,
+                    self.codes,
+                    self.weight_scale,
+                    self.bias,
+                    self.input_rounding.row_scale(input),
+                    self.input_rounding.format,
+                    self.element,
+                )
             input = self.input_rounding(input)
         weight = decoded(self.codes, self.values, self.weight_scale, self.block_size, self.along, input.dtype)
         return F.linear(input, weight, self.bias)

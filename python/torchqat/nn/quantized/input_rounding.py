@@ -38,6 +38,15 @@ class InputRounding(nn.Module):
         tensor: list[int] = []
         return tensor
 
+    def row_scale(self, x: Tensor) -> Tensor | None:
+        """The scale of a kernel that takes one for the whole input, or finds each row's itself (None)."""
+        if self.scale is not None:
+            return self.scale
+        if self.granularity == "last":
+            return None
+        scale, _ = torch.ops.torchqat.choose_qparams(x, self.blocks(x.dim()), self.quant_min, self.quant_max, self.symmetric)
+        return scale
+
     def forward(self, x: Tensor) -> Tensor:
         if self.is_block_format:
             moved = x.movedim(self.along, -1)

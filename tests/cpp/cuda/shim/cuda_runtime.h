@@ -40,7 +40,14 @@ inline cudaError_t cudaMemsetAsync(void* p, int value, size_t bytes, cudaStream_
   return cudaSuccess;
 }
 
+constexpr int cudaDevAttrComputeCapabilityMajor = 75, cudaDevAttrComputeCapabilityMinor = 76;
+cudaError_t cudaGetDevice(int* device);
+cudaError_t cudaDeviceGetAttribute(int* value, int attribute, int device);
+
 namespace shim {
+
+// What cudaDeviceGetAttribute tells: 10 * major + minor. 80 unless set.
+void set_capability(int capability);
 
 // In which order the threads of a block take turns. A kernel whose result depends on it misses a __syncthreads.
 enum class Order { ascending, descending, shuffled };

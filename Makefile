@@ -28,7 +28,7 @@ ENVIRONMENT := $(VENV)/.torch-$(TORCH)
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 endif
 
-.PHONY: demo test test-cpp test-python sanitize cuda-check cuda-all cuda-sanitize bench build gtest clean help
+.PHONY: demo test test-cpp test-python sanitize cuda-check cuda-all cuda-link cuda-sanitize bench build gtest clean help
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | head -n 5
@@ -96,14 +96,28 @@ sanitize: gtest $(ENVIRONMENT)
 	cmake --build $(BUILD)-sanitize --target torchqat_kernel_tests --parallel $(MAX_JOBS)
 	$(BUILD)-sanitize/tests/cpp/torchqat_kernel_tests --gtest_brief=1
 
-# nvcc compiles every CUDA source, even where torch is a CPU build: cuda-check for two architectures, cuda-all for all.
+# nvcc compiles every CUDA source, even where torch is a CPU build: cuda-check for two architectures, cuda-all for all. Then the
+# machine code is looked at: wide loads, tensor cores, registers, spills.
 cuda-check cuda-all: build
 	@if command -v nvcc >/dev/null || [ -x /usr/local/cuda/bin/nvcc ]; then \
 	  cmake -S . -B $(BUILD)-$@ -DPython_EXECUTABLE=$$($(PY) -c 'import sys; print(sys.executable)') \
 	    -DTORCHQAT_CUDA=off -DTORCHQAT_CUDA_CHECK=ON -DTORCHQAT_BUILD_PYTHON=OFF \
 	    $(if $(filter cuda-all,$@),-DTORCHQAT_CUDA_CHECK_ARCHITECTURES="75;80;86;89;90;100;120") > /dev/null \
-	  && cmake --build $(BUILD)-$@ --target torchqat_cuda_check --parallel $(MAX_JOBS); \
+	  && cmake --build $(BUILD)-$@ --target torchqat_cuda_check --parallel $(MAX_JOBS) \
+	  && $(PY) tests/cpp/cuda/check_code.py $$(find $(BUILD)-$@ -name '*.cu.o'); \
 	else echo "nvcc: not found; the CUDA sources are not compiled"; fi
+
+# The library with its CUDA kernels against a torch that was built with CUDA, linked and smoke-run; no GPU is needed:
+#   make cuda-link VENV=none PYTHON=/path/to/python CUDA_ARCH=90
+CUDA_ARCH ?= 90
+cuda-link: $(ENVIRONMENT)
+	cmake -S . -B $(BUILD)-cuda-link -DPython_EXECUTABLE=$$($(PY) -c 'import sys; print(sys.executable)') -DTORCHQAT_CUDA=on \
+	  -DTORCHQAT_CUDA_ARCHITECTURES="$(CUDA_ARCH)" -DTORCHQAT_BUILD_TESTS=OFF -DCMAKE_BUILD_TYPE=Release \
+	  -DCMAKE_INSTALL_PREFIX=$(abspath $(BUILD)-cuda-link)/python/torchqat
+	cmake --build $(BUILD)-cuda-link --parallel $(MAX_JOBS)
+	cmake --install $(BUILD)-cuda-link > /dev/null
+	cd python && find torchqat -name '*.py' -exec cp --parents {} $(abspath $(BUILD)-cuda-link)/python/ ';'
+	PYTHONPATH=$(abspath $(BUILD)-cuda-link)/python $(PY) tests/cpp/cuda/check_link.py
 
 # With a GPU: the CUDA tests under compute-sanitizer, for memory errors and for races in shared memory.
 cuda-sanitize: build
@@ -115,5 +129,5 @@ cuda-sanitize: build
 	    $(PY) -m pytest -q -x -p no:cacheprovider tests/python/test_cuda_*.py $(PYTEST_ARGS) || exit 1; done; fi
 
 clean:
-	rm -rf $(BUILD) $(BUILD)-sanitize $(BUILD)-cuda-check $(BUILD)-cuda-all python/torchqat/lib python/torchqat/include python/torchqat/share \
+	rm -rf $(BUILD) $(BUILD)-sanitize $(BUILD)-cuda-check $(BUILD)-cuda-all $(BUILD)-cuda-link python/torchqat/lib python/torchqat/include python/torchqat/share \
 	  python/torchqat/_C*.so $(VENV)/.package

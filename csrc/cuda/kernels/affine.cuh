@@ -150,7 +150,7 @@ __global__ void __launch_bounds__(affine_threads)
 #pragma unroll
   for (int j = 0; j < packet; ++j) {
     if (!one_run && j >= end && j < n) {
-      run = map.find(first + j);
+      run = map.call(first + j);
       params = grid.at(run.scale);
       end = j + static_cast<int64_t>(run.length);
     }

@@ -45,7 +45,8 @@ struct BlockMap {
     }
     return {scale, to_next < to_end ? to_next : to_end};
   }
-  // A call where divisions are of 64 bits and loops long; kernels take the map as __grid_constant__, so that it stays where it is.
+  // A call where divisions are of 64 bits and loops long, or where it is seldom needed; kernels take the map as __grid_constant__, so
+  // that it stays where it is.
   __device__ __noinline__ Run call(int64_t element) const { return locate(element); }
   __device__ __forceinline__ Run find(int64_t element) const {
     if constexpr (sizeof(Index) == 4) {

@@ -1,12 +1,12 @@
 // Few rows, bound by reading the weights once. A block takes 32 columns; a lane loads sixteen bytes, four neighbouring columns, and
-// eight lanes a line, so a warp works on four groups at once and a block on 32. Every group's sum stays in one thread, in ascending
+// eight lanes a line, so a warp works on four groups at once and a block on 64. Every group's sum stays in one thread, in ascending
 // K; then one thread per output adds the groups in order. So the result does not depend on how the groups were shared out.
 #pragma once
 #include "cuda/kernels/grouped.cuh"
 
 namespace torchqat::cuda {
 
-constexpr int grouped_threads = 256, grouped_columns = 32, quads = grouped_columns / 4, slices = grouped_threads / quads;
+constexpr int grouped_threads = 512, grouped_columns = 32, quads = grouped_columns / 4, slices = grouped_threads / quads;
 
 struct Quad {
   uint32_t word[4];
@@ -152,7 +152,7 @@ __device__ __forceinline__ void group_product(const LinearGrouped& a, const Grou
 // aligned: four elements of float inputs may be loaded at once.
 template <int rows, typename T>
 __global__ void __launch_bounds__(grouped_threads) linear_grouped_kernel(const __grid_constant__ LinearGrouped a, bool aligned) {
-  constexpr int groups_at_once = 128 / rows;
+  constexpr int groups_at_once = rows == 1 ? 128 : 64;
   __shared__ float part[groups_at_once][rows][grouped_columns], scales[groups_at_once][grouped_columns];
   const int64_t first_column = static_cast<int64_t>(blockIdx.x) * grouped_columns, row = static_cast<int64_t>(blockIdx.y) * rows;
   const int quad = static_cast<int>(threadIdx.x) % quads, slice = static_cast<int>(threadIdx.x) / quads;

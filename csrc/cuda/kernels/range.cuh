@@ -71,7 +71,7 @@ struct BlockWalk<BlockMap<Index, max>> {
   // slot: the block's number in memory order.
   __device__ __forceinline__ BlockWalk(const BlockMap<Index, max>& m, uint64_t slot) : map(m) {
     Index rest = static_cast<Index>(slot), pitch = 1;
-    for (int d = map.dims - 1; d >= 0; --d) {
+    down([&](int d) {
       const Index blocks = ceil_div(map.size[d], map.block[d]);
       const Index at = d > 0 ? rest % blocks : rest;
       if (d > 0) rest /= blocks;
@@ -81,16 +81,30 @@ struct BlockWalk<BlockMap<Index, max>> {
       count *= extent[d];
       scale += at * map.stride[d];
       pitch *= map.size[d];
-    }
+    });
   }
   __device__ __forceinline__ Index position(Index element) const {
     Index rest = element, at = first, pitch = 1;
-    for (int d = map.dims - 1; d > 0; --d) {
-      at += rest % extent[d] * pitch;
-      rest /= extent[d];
-      pitch *= map.size[d];
-    }
+    down([&](int d) {
+      if (d > 0) {
+        at += rest % extent[d] * pitch;
+        rest /= extent[d];
+        pitch *= map.size[d];
+      }
+    });
     return at + rest * pitch;
+  }
+
+ private:
+  // visit(d) from the last dimension to the first. Two dimensions are written out, so that extent stays in registers.
+  template <typename Visit>
+  __device__ __forceinline__ void down(const Visit& visit) const {
+    if constexpr (max == 2) {
+      if (map.dims > 1) visit(1);
+      visit(0);
+    } else {
+      for (int d = map.dims - 1; d >= 0; --d) visit(d);
+    }
   }
 };
 

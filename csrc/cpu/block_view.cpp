@@ -9,7 +9,8 @@
 namespace torchqat::cpu {
 
 at::Tensor dense(const at::Tensor& input) {
-  return input.is_non_overlapping_and_dense() ? input : input.contiguous(input.suggest_memory_format());
+  // A clone has the strides that empty_like, and so the Meta kernels, would give.
+  return input.is_non_overlapping_and_dense() ? input : input.clone(at::MemoryFormat::Preserve);
 }
 
 Blocks blocks_of(const at::Tensor& dense, at::IntArrayRef block_size) {

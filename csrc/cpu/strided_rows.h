@@ -3,18 +3,21 @@
 #pragma once
 #include "ops/torch_headers.h"
 
+#include <ATen/ExpandUtils.h>
+
 #include "cpu/block_view.h"
 
 namespace torchqat::cpu {
 
-// Elements are counted in the memory order of the result: the input's own where that is dense, else the logical one.
+// Elements are counted in the memory order of the result: the input's own where that is dense, else the logical one (inputs whose
+// dimensions are permuted as well are not followed).
 class RowReader {
  public:
   // Whether the input can be read where it lies. Rows are whole vectors and whole mask bytes, and long enough to pay.
   static bool follows(const at::Tensor& x) {
     if (x.is_non_overlapping_and_dense()) return true;
     return x.dim() >= 2 && x.dim() <= most_dims && x.numel() > 0 && x.stride(-1) == 1 && x.size(-1) % 16 == 0 && x.size(-1) >= 64 &&
-           x.suggest_memory_format() == at::MemoryFormat::Contiguous;
+           in_logical_order(x);
   }
 
   explicit RowReader(const at::Tensor& x)
@@ -49,6 +52,17 @@ class RowReader {
   }
 
  private:
+  // Whether empty_like(x) is contiguous.
+  static bool in_logical_order(const at::Tensor& x) {
+    const auto strides = at::infer_dense_strides(x.sizes(), x.strides());
+    int64_t expected = 1;
+    for (int64_t d = x.dim() - 1; d >= 0; --d) {
+      if (x.size(d) != 1 && strides[d] != expected) return false;
+      expected *= x.size(d);
+    }
+    return true;
+  }
+
   static constexpr int most_dims = 8;
   const char* data_;
   int64_t element_, width_ = 0;

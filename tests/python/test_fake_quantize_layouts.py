@@ -3,6 +3,7 @@
 import pytest
 import torch
 from affine_cases import same
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.profiler import ProfilerActivity, profile
 
 ops = torch.ops.torchqat
@@ -96,6 +97,25 @@ def test_rows_are_read_where_they_lie(call, rows, dtype):
     grad = torch.randn_like(whole)
     found = torch.autograd.grad(ROW_CALLS[call](left), left, grad)[0]
     assert same(found, torch.autograd.grad(ROW_CALLS[call](right), right, grad)[0])
+
+
+VIEWS = ROWS | {
+    "every other column": lambda: torch.randn(8, 256)[:, ::2],
+    "part of a transposed tensor": lambda: torch.randn(8, 16, 128).transpose(0, 1)[:, :, :64],
+    "part of channels_last": lambda: torch.randn(2, 8, 6, 6).to(memory_format=torch.channels_last)[:, :, ::2],
+}
+
+
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("call", ["per tensor", "learned", "pact", "observed", "stochastic", "float grid"])
+def test_traced_and_real_results_have_the_same_strides(call, view):
+    x = VIEWS[view]()
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        traced = CALLS[call](mode.from_tensor(x))
+    y = CALLS[call](x)
+    assert y.stride() == traced.stride()
+    if call != "stochastic":
+        assert same(y, CALLS[call](x.contiguous()))
 
 
 @pytest.mark.parametrize("rows", ROWS)

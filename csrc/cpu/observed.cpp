@@ -2,6 +2,8 @@
 // kernel where there is one, else they take turns on pieces that stay in the cache.
 #include "ops/torch_headers.h"
 
+#include <ATen/EmptyTensor.h>
+
 #include "cpu/block_view.h"
 #include "cpu/kernels/dynamic.h"
 #include "cpu/light_work.h"
@@ -76,8 +78,9 @@ ObservedWithMask observe(const at::Tensor& input, const at::Tensor& scale, const
   const auto compute = compute_type(x);
   at::Tensor y = result_like(x), mask;
   if (with_mask) mask = result_bytes((x.numel() + 7) / 8);
-  at::Tensor lo = at::empty(shape, x.options().dtype(compute)), hi = at::empty(shape, lo.options());
-  at::Tensor nonfinite = at::empty({}, x.options().dtype(at::kLong));
+  // Without the dispatcher, whose calls a small input would notice.
+  at::Tensor lo = at::detail::empty_cpu(shape, compute), hi = at::detail::empty_cpu(shape, compute);
+  at::Tensor nonfinite = at::detail::empty_cpu({}, at::kLong);
   *nonfinite.mutable_data_ptr<int64_t>() = 0;
   const auto q = qparams_view("fake_quantize_observed", scale, zero_point, compute, quant_min, quant_max);
   const Blocks blocks = blocks_of(y, block_size);

@@ -17,11 +17,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from torchqat.mapping import DEPLOYED_LAYERS, FLOAT_OF_DEPLOYED, SPLIT, stands_for
-from torchqat.nn.attention import leave_fused_paths
 from torchqat.nn.qat._layer import QatLayer
 from torchqat.nn.quantized._form import QuantizedForm
 from torchqat.nn.quantized._layer import Description, QuantizedLayer
 from torchqat.nn.split import split_modules
+from torchqat.nn.transformer import leave_fused_paths
 from torchqat.rewrite import Refused, fill_places
 
 FORMAT_VERSION = 1

@@ -121,7 +121,10 @@ def _reason(module: nn.Module) -> str:
         return "BatchNorm that does not certainly follow one convolution"
     if isinstance(module, nn.Identity):
         return "nothing to do"
-    if list(module.parameters(recurse=False)):
+    own = [name for name, _ in module.named_parameters(recurse=False)]
+    if own and not type(module).__module__.startswith("torch.nn."):
+        return f"its own parameters ({', '.join(own[:3])}{', ...' if len(own) > 3 else ''}) have no quantised form; layers such as nn.Linear have"
+    if own:
         return _NO_FORM
     return "float op, the same in both models"
 

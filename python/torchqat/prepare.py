@@ -14,12 +14,12 @@ from torchqat.flow import is_static
 from torchqat.folding import find_conv_bn, find_relus, observe_calls
 from torchqat.forms import insert_forms
 from torchqat.mapping import CONV_BN_TO_QAT, FLOAT_TO_QAT, INDEX_INPUT, SPLIT, qat_class
-from torchqat.nn.attention import leave_fused_paths
 from torchqat.nn.qat._form import QatForm
 from torchqat.nn.qat._layer import QatLayer
 from torchqat.nn.qat.output import Output, check_output_spec
 from torchqat.nn.qat.relu import stand_in_for
 from torchqat.nn.quantized._layer import QuantizedLayer
+from torchqat.nn.transformer import leave_fused_paths
 from torchqat.rewrite import Refused, append_outputs
 from torchqat.wrappers import unwrapped
 

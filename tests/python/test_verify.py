@@ -157,3 +157,23 @@ def test_ptq_errors():
         torchqat.quantize_ptq(nn.Sequential(nn.Linear(2, 2)))
     with pytest.raises(ValueError, match="quantize_ptq: method must be one of minmax, ema, .*, got 'best'"):
         torchqat.quantize_ptq(nn.Linear(2, 2), method="best")
+
+
+class Experts(nn.Module):
+    """Weights of several experts in bare parameters."""
+
+    def __init__(self):
+        super().__init__()
+        self.router = nn.Linear(4, 3)
+        self.up, self.down = nn.Parameter(torch.randn(3, 4, 8)), nn.Parameter(torch.randn(3, 8, 4))
+
+    def forward(self, x):
+        each = torch.relu(torch.einsum("bi,eio->beo", x, self.up))
+        return torch.einsum("beo,eoi,be->bi", each, self.down, self.router(x).softmax(-1))
+
+
+def test_coverage_says_that_bare_parameters_stay_in_float():
+    table = torchqat.coverage(torchqat.prepare_qat(nn.Sequential(Experts(), nn.LayerNorm(4))))
+    row = next(row for row in table.rows if row.kind == "Experts")
+    assert row.why == "its own parameters (up, down) have no quantised form; layers such as nn.Linear have"
+    assert not row.quantized and row.parameters == 192 and table.share < 0.1

@@ -145,20 +145,6 @@ class MultiheadAttention(nn.MultiheadAttention):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
-def leave_fused_paths(model: nn.Module, layers: tuple) -> None:
-    """Transformer encoders that hold one of the given kinds of layer call every layer, in eval mode too.
-
-    Their fused inference paths read float weights behind the layers' backs.
-    """
-    for module in model.modules():
-        if isinstance(module, (nn.TransformerEncoderLayer, nn.TransformerEncoder)):
-            if any(isinstance(m, layers) for m in module.modules()):
-                if isinstance(module, nn.TransformerEncoder):
-                    module.use_nested_tensor = False
-                else:
-                    module.activation_relu_or_gelu = 0  # "not one that can be fused"
-
-
 def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
     if mask.dtype != torch.bool:
         return mask.to(dtype)

@@ -123,7 +123,8 @@ def _reason(module: nn.Module) -> str:
         return "nothing to do"
     own = [name for name, _ in module.named_parameters(recurse=False)]
     if own and not type(module).__module__.startswith("torch.nn."):
-        return f"its own parameters ({', '.join(own[:3])}{', ...' if len(own) > 3 else ''}) have no quantised form; layers such as nn.Linear have"
+        names = ", ".join(own[:3]) + (", ..." if len(own) > 3 else "")
+        return f"its own parameters ({names}) have no quantised form; layers such as nn.Linear have"
     if own:
         return _NO_FORM
     return "float op, the same in both models"

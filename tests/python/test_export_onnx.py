@@ -180,3 +180,28 @@ def test_default_values_of_arguments_are_no_inputs(tmp_path):
     torch.testing.assert_close(run(tmp_path / "m.onnx", x[:2]), prepared(x[:2]).detach(), atol=0.05, rtol=0.05)
     torchqat.export_onnx(prepared, (x, {"y": x[:, :3]}), tmp_path / "m.onnx")
     assert len(onnx.load(tmp_path / "m.onnx").graph.input) >= 2
+
+
+class Bags(nn.Module):
+    def __init__(self, mode, padding_idx):
+        super().__init__()
+        self.bag, self.head = nn.EmbeddingBag(9, 6, mode=mode, padding_idx=padding_idx), nn.Linear(6, 2)
+
+    def forward(self, indices):
+        return self.head(self.bag(indices))
+
+
+@pytest.mark.parametrize("padding_idx", [None, 3])
+@pytest.mark.parametrize("mode", ["sum", "mean", "max"])
+def test_embedding_bag(mode, padding_idx, tmp_path):
+    indices = torch.tensor([[1, 2, 3], [3, 3, 3], [0, 8, 8]])
+    prepared = trained(Bags(mode, padding_idx), QConfig.int8_weight_only(), indices)
+    torchqat.export_onnx(prepared, indices, tmp_path / "m.onnx", input_names=["i"], dynamic_axes={"i": {0: "bags"}})
+    for batch in (indices, indices[:2]):
+        torch.testing.assert_close(run(tmp_path / "m.onnx", batch), prepared(batch).detach(), atol=1e-5, rtol=1e-5)
+
+
+def test_embedding_bag_with_offsets_is_refused(tmp_path):
+    prepared = torchqat.prepare_qat(nn.Sequential(nn.EmbeddingBag(9, 6)), QConfig.int8_weight_only())
+    with pytest.raises(ValueError, match="indices must have shape \\[bags, length\\], without offsets"):
+        torchqat.export_onnx(nn.Sequential(prepared[0]), torch.arange(4), tmp_path / "m.onnx")

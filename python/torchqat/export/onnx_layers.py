@@ -230,6 +230,24 @@ class OnnxEmbedding(_Layer):
         return F.embedding(input, self.weight())
 
 
+class OnnxEmbeddingBag(_Layer):
+    """Integer indices [bags, length] -> [bags, D]."""
+
+    def forward(self, input: Tensor, offsets: Tensor | None = None, per_sample_weights: Tensor | None = None) -> Tensor:
+        if offsets is not None or input.dim() != 2:
+            raise ValueError("export_onnx: EmbeddingBag: indices must have shape [bags, length], without offsets")
+        rows, mode, padding = F.embedding(input, self.weight()), self.config["mode"], self.config["padding_idx"]
+        counted = (input != padding).unsqueeze(-1)
+        count = counted.sum(1)
+        if mode == "max":
+            largest = rows.masked_fill(~counted, float("-inf")).amax(1)
+            return torch.where(count > 0, largest, torch.zeros_like(largest))
+        rows = rows * counted
+        if per_sample_weights is not None:
+            rows = rows * per_sample_weights.unsqueeze(-1)
+        return rows.sum(1) / count.clamp(min=1) if mode == "mean" else rows.sum(1)
+
+
 class OnnxForm(nn.Module):
     """An operation on rounded inputs: the base of every integer form without weights."""
 
@@ -295,6 +313,7 @@ ONNX_LAYERS: dict[str, type[nn.Module]] = {
     "ConvTransposeWeightOnly": OnnxConvTranspose,
     "ConvWeightOnly": OnnxConv,
     "Embedding": OnnxEmbedding,
+    "EmbeddingBag": OnnxEmbeddingBag,
     "Linear": OnnxLinear,
     "LinearGrouped": OnnxLinear,
     "LinearWeightOnly": OnnxLinear,

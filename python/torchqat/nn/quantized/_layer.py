@@ -1,8 +1,8 @@
 """What every deployed layer shares: its description, made from a QAT layer or read from a file.
 
 A description is a config (plain JSON data) and canonical tensors: `codes` (int8, or uint8 on an unsigned grid, in the
-weight's shape, or transposed where config says so), `weight_scale`, and where they exist `weight_zero_point`, `bias`, `input_scale`, `input_zero_point`,
-`output_scale`, `output_zero_point` (of the codes that a layer with an integer edge gives).
+weight's shape, or transposed where config says so), `weight_scale`, and where they exist `weight_zero_point`, `bias`, `input_scale`,
+`input_zero_point`, `output_scale`, `output_zero_point` (of the codes that a layer with an integer edge gives).
 Every layer is built from one, so a loaded model and a converted model are the same.
 """
 

@@ -3,34 +3,12 @@
 
 #include <cmath>
 #include <limits>
-#include <random>
 #include <vector>
 
-#include "cpu/isa.h"
-#include "cpu/kernels/conv_grad.h"
-#include "cpu/kernels/conv_int8.h"
+#include "conv_cases.h"
 
 namespace torchqat::cpu::conv {
 namespace {
-
-struct Path {
-  const char* name;
-  Kernels kernels;
-  GradKernels grad;
-};
-
-std::vector<Path> paths() {
-  std::vector<Path> all{{"scalar", kernels_scalar(), grad_kernels_scalar()}};
-  if (supported_isa() >= Isa::avx2) all.push_back({"avx2", kernels_avx2(), grad_kernels_avx2()});
-  if (supported_isa() >= Isa::avx512) all.push_back({"avx512", kernels_avx512(), grad_kernels_avx512()});
-  if (supported_isa() >= Isa::amx) all.push_back({"amx", kernels_amx(), grad_kernels_amx()});
-  return all;
-}
-
-struct Geometry {
-  int64_t groups, group_in, group_out;
-  Dims in, kernel, stride, padding, dilation;
-};
 
 const Geometry geometries[] = {
     {1, 3, 5, {1, 7, 9}, {1, 3, 3}, {1, 1, 1}, {0, 1, 1}, {1, 1, 1}},
@@ -45,57 +23,6 @@ const Geometry geometries[] = {
     {16, 1, 1, {1, 20, 20}, {1, 17, 17}, {1, 1, 1}, {0, 0, 0}, {1, 1, 1}},
     {5, 1, 2, {1, 6, 7}, {1, 3, 3}, {1, 2, 1}, {0, 1, 1}, {1, 1, 1}},
 };
-
-struct Case {
-  Plan plan;
-  std::vector<int8_t> weight;
-  std::vector<uint8_t> codes, packed;  // codes: one sample, channels last
-  int zero_point = 0;
-};
-
-Case make_case(const Geometry& g, int64_t tile_rows, bool extreme, unsigned seed) {
-  std::mt19937 random(seed);
-  Case c;
-  const WeightLayout w = weight_layout(g.groups, g.group_in, g.group_out, 3, g.kernel);
-  c.plan = make_plan(w, g.in, g.stride, g.padding, g.dilation, tile_rows);
-  c.weight.resize(static_cast<size_t>(w.out_channels() * g.group_in * w.taps()));
-  c.codes.resize(static_cast<size_t>(w.in_channels() * c.plan.in_pixels()));
-  for (auto& q : c.weight) q = extreme ? -128 : static_cast<int8_t>(static_cast<int>(random() % 256) - 128);
-  for (auto& q : c.codes) q = extreme ? 255 : static_cast<uint8_t>(random() % 256);
-  c.zero_point = extreme ? 0 : static_cast<int>(random() % 256);
-  c.packed.resize(static_cast<size_t>(w.packed_bytes()) + 64);
-  pack_weight(w, c.weight.data(), c.packed.data());
-  return c;
-}
-
-// Sum over the taps of (code - zero_point) * weight for output (pixel, channel).
-int64_t exact_sum(const Case& c, int64_t pixel, int64_t o) {
-  const Plan& p = c.plan;
-  const WeightLayout& w = p.weight;
-  const int64_t oz = pixel / (p.out[1] * p.out[2]), oy = pixel / p.out[2] % p.out[1], ox = pixel % p.out[2];
-  int64_t sum = 0, at = o * w.group_in * w.taps();
-  for (int64_t i = 0; i < w.group_in; ++i) {
-    for (int64_t kz = 0; kz < w.kernel[0]; ++kz) {
-      for (int64_t ky = 0; ky < w.kernel[1]; ++ky) {
-        for (int64_t kx = 0; kx < w.kernel[2]; ++kx, ++at) {
-          const int64_t z = oz * p.stride[0] + kz * p.dilation[0] - p.padding[0];
-          const int64_t y = oy * p.stride[1] + ky * p.dilation[1] - p.padding[1];
-          const int64_t x = ox * p.stride[2] + kx * p.dilation[2] - p.padding[2];
-          if (z < 0 || y < 0 || x < 0 || z >= p.in[0] || y >= p.in[1] || x >= p.in[2]) continue;
-          const int64_t channel = o / w.group_out * w.group_in + i;
-          const int64_t code = c.codes[static_cast<size_t>(((z * p.in[1] + y) * p.in[2] + x) * w.in_channels() + channel)];
-          sum += (code - c.zero_point) * c.weight[static_cast<size_t>(at)];
-        }
-      }
-    }
-  }
-  return sum;
-}
-
-std::vector<uint8_t> aligned_bytes(int64_t n) { return std::vector<uint8_t>(static_cast<size_t>(n) + 64); }
-uint8_t* align(std::vector<uint8_t>& bytes) {
-  return bytes.data() + (64 - reinterpret_cast<uintptr_t>(bytes.data()) % 64) % 64;
-}
 
 TEST(ConvInt8, EveryPathEqualsTheIntegerOracle) {
   for (const Path& path : paths()) {

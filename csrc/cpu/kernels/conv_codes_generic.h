@@ -44,20 +44,15 @@ inline void store_codes_exactly(const CodeGrid& g, const float* y, int64_t n, ui
   }
 }
 
-// What a panel's lanes multiply and add to come from a sum to its quotient at once: sum * ratio + shift is within
-// 2^-21 * (256 + max |shift|) of the quotient of the formula wherever that is in the grid. limit: how far from an integer it may
-// lie before the formula itself is asked; below 0 where sums could be so large, or constants such, that it always must.
+// What a panel's lanes multiply and add to come from a sum to its code at once, where sums and constants are tame:
+//   sum * ratio + shift = (y / s + z + 1/2) * 2^16 + window / 2, within window / 2
+// so that the code is the whole part, unless the low 16 bits are at most `window`: then the formula itself is asked.
+// Signed grids are shifted up by 128 until they are stored. window below 0: always ask the formula.
 struct Shortcut {
   const float* ratio = nullptr;
   const float* shift = nullptr;
-  float limit = -1;
+  int window = -1;
 };
-
-// Repeats the constants of a panel of at most 32 channels over its unused lanes, for the vectors in which several rows share them.
-inline void repeat_narrow(int64_t columns, float* lanes) {
-  int64_t width = columns <= 16 ? 16 : columns <= 32 ? 32 : kPanel;
-  for (; width < kPanel; width *= 2) std::memcpy(lanes + width, lanes, static_cast<size_t>(width) * sizeof(float));
-}
 
 // count: products in a sum. to: two spans of kPanel.
 inline Shortcut make_shortcut(const CodeGrid& g, const float* scale, const float* bias, int64_t count, float* to) {
@@ -73,88 +68,137 @@ inline Shortcut make_shortcut(const CodeGrid& g, const float* scale, const float
   }
   const float most_shift = numerics::reduce_bits_max(shifts);
   const float reach = numerics::reduce_bits_max(ratios) * static_cast<float>(count) * (255.0f * 128.0f) + most_shift;
-  // Tiny constants have lost bits, and the bound on the error does not hold.
-  const bool tame = reach < 0x1p24f && g.scale > 0x1p-60f && g.scale < 0x1p60f;
-  return {to, to + kPanel, tame ? 0.5f - 0x1p-21f * (256.0f + most_shift) - 0x1p-40f : -1.0f};
+  // Beyond, the fixed point overflows; tiny constants have lost bits, and the bound on the error does not hold.
+  const bool tame = reach < 0x1p15f - 512.0f && g.scale > 0x1p-60f && g.scale < 0x1p60f;
+  if (!tame) return {to, to + kPanel, -1};
+  // Roundings of 2^-24 each: three of the formula, of at most |shift| + 256, and seven here, of at most |shift| + 257; and
+  // half a unit of the fixed point.
+  const int margin = 10 + static_cast<int>(most_shift * 0x1p-5f);
+  const Vec one(0x1p16f), offset((g.zero + (g.low < 0 ? 128.0f : 0.0f) + 0.5f) + static_cast<float>(margin) * 0x1p-16f);
+  for (int64_t i = 0; i < kPanel; i += Vec::size) {
+    (Vec::load(to + i) * one).store(to + i);
+    ((Vec::load(to + kPanel + i) + offset) * one).store(to + kPanel + i);
+  }
+  return {to, to + kPanel, 2 * margin};
 }
 
 #if defined(__AVX512VBMI__)
 
-// 64 values in four vectors to 64 codes in channel order. Natural: vector j holds channels 16 j + 0..15; else lane L of vector j
-// holds channels 16 L + 4 j + 0..3.
+// How the lanes of four vectors of 16 are dealt out to 64 channels. natural: vector j has channels 16 j + 0..15; quads: its
+// 128-bit lane L has channels 16 L + 4 j + 0..3.
+enum class Deal { natural, quads };
+
+// 64 codes at a time by the fixed point of Shortcut.
 struct CodePacker {
-  __m512 reciprocal, low, high;
-  __m512i zero, order, lowest, highest;
-  bool is_signed;
+  // Of values: a unit of the fixed point, half its window, and the constants of quotient and cap.
+  static constexpr int kValueMargin = 6;
+  __m512 ratio, shift, cap;
+  __m512i lowest, highest, sign;
   const CodeGrid& grid;
+  int offset;
 
-  explicit CodePacker(const CodeGrid& g)
-      : reciprocal(_mm512_set1_ps(g.reciprocal)), low(_mm512_set1_ps(g.low - g.zero)), high(_mm512_set1_ps(g.high - g.zero)),
-        zero(_mm512_set1_epi16(static_cast<short>(g.zero))),
-        order(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15)),
-        lowest(_mm512_set1_epi16(static_cast<short>(g.low))), highest(_mm512_set1_epi16(static_cast<short>(g.high))),
-        is_signed(g.low < 0), grid(g) {}
-
-  template <bool Natural>
-  TORCHQAT_INLINE __m512i bytes_of(const __m512i code[4]) const {
-    const auto half = [&](__m512i a, __m512i b) __attribute__((always_inline)) {
-      return _mm512_min_epi16(highest, _mm512_max_epi16(lowest, _mm512_adds_epi16(_mm512_packs_epi32(a, b), zero)));
-    };
-    const __m512i a = half(code[0], code[1]), b = half(code[2], code[3]);
-    const __m512i bytes = is_signed ? _mm512_packs_epi16(a, b) : _mm512_packus_epi16(a, b);
-    return Natural ? _mm512_permutexvar_epi32(order, bytes) : bytes;
+  explicit CodePacker(const CodeGrid& g) : grid(g), offset(g.low < 0 ? 128 : 0) {
+    const float unit = g.reciprocal * 0x1p16f;
+    // NaN sends everything to the division.
+    ratio = _mm512_set1_ps(unit < 0x1p100f ? unit : __builtin_nanf(""));
+    const auto up = static_cast<float>(offset);
+    shift = _mm512_set1_ps(((g.zero + up + 0.5f) + static_cast<float>(kValueMargin) * 0x1p-16f) * 0x1p16f);
+    cap = _mm512_set1_ps(0x1p25f + 0x1p15f);  // far above the grid, and no near-tie
+    lowest = _mm512_set1_epi8(static_cast<char>(static_cast<int>(g.low) + offset));
+    highest = _mm512_set1_epi8(static_cast<char>(static_cast<int>(g.high) + offset));
+    sign = _mm512_set1_epi8(static_cast<char>(offset));
   }
 
-  template <bool Natural>
-  __attribute__((noinline)) __m512i exactly(const __m512 y[4]) const {
-    __m512i code[4];
+  // Where byte i of the codes comes from in what two packings give.
+  template <Deal D>
+  static __m512i order() {
+    struct Table {
+      alignas(64) uint8_t from[64];
+    };
+    static constexpr Table table = [] {
+      Table t{};
+      for (int j = 0; j < 4; ++j) {
+        for (int lane = 0; lane < 4; ++lane) {
+          for (int i = 0; i < 4; ++i) {
+            const int channel = D == Deal::natural ? 16 * j + 4 * lane + i : 16 * lane + 4 * j + i;
+            t.from[channel] = static_cast<uint8_t>(16 * lane + 8 * (j / 2) + 2 * i + j % 2);
+          }
+        }
+      }
+      return t;
+    }();
+    return _mm512_load_si512(table.from);
+  }
+
+  // The whole parts of fixed points, clamped.
+  template <Deal D>
+  TORCHQAT_INLINE __m512i bytes_of(const __m512i fixed[4]) const {
+    const auto pair = [](__m512i even, __m512i odd) __attribute__((always_inline)) {
+      return _mm512_mask_blend_epi16(0xaaaaaaaa, _mm512_srli_epi32(even, 16), odd);
+    };
+    const __m512i bytes = _mm512_packus_epi16(pair(fixed[0], fixed[1]), pair(fixed[2], fixed[3]));
+    const __m512i clamped = _mm512_min_epu8(highest, _mm512_max_epu8(lowest, bytes));
+    return _mm512_xor_si512(sign, _mm512_permutexvar_epi8(order<D>(), clamped));
+  }
+
+  // Slow paths take vectors by value: pointers would send every caller's to the stack.
+  template <Deal D>
+  __attribute__((noinline)) __m512i exactly(__m512 y0, __m512 y1, __m512 y2, __m512 y3) const {
+    const __m512 y[4] = {y0, y1, y2, y3};
+    __m512i fixed[4];
     for (int j = 0; j < 4; ++j) {
-      code[j] = _mm512_sub_epi32(_mm512_cvttps_epi32(grid.exact(Vec(y[j])).v), _mm512_set1_epi32(static_cast<int>(grid.zero)));
+      const __m512i code = _mm512_cvttps_epi32(grid.exact(Vec(y[j])).v);
+      fixed[j] = _mm512_slli_epi32(_mm512_add_epi32(code, _mm512_set1_epi32(offset)), 16);
     }
-    return bytes_of<Natural>(code);
+    return bytes_of<D>(fixed);
+  }
+
+  static TORCHQAT_INLINE bool near_tie(const __m512i fixed[4], __m512i window) {
+    // The upper halves take part in the minimum and are left out of the test.
+    const __m512i least = _mm512_min_epu16(_mm512_min_epu16(fixed[0], fixed[1]), _mm512_min_epu16(fixed[2], fixed[3]));
+    return _mm512_mask_cmple_epu16_mask(0x55555555, least, window) != 0;
   }
 
   // Of any values. nan, if given, is set where there is one.
-  template <bool Natural>
   TORCHQAT_INLINE __m512i codes_of(const __m512 y[4], uint32_t* nan = nullptr) const {
-    __m512i code[4], worst = _mm512_setzero_si512();
+    __m512i fixed[4];
 #pragma GCC unroll 4
     for (int j = 0; j < 4; ++j) {
-      // A NaN stays: max and min return their second operand then.
-      const __m512 q = _mm512_min_ps(high, _mm512_max_ps(low, _mm512_mul_ps(y[j], reciprocal)));
-      code[j] = _mm512_cvtps_epi32(q);
-      const __m512 off = _mm512_abs_ps(_mm512_sub_ps(q, _mm512_cvtepi32_ps(code[j])));
-      worst = _mm512_max_epi32(worst, _mm512_castps_si512(off));
+      // A NaN stays (min returns its second operand then). It and what lies far below become 0x80000000, a near-tie.
+      fixed[j] = _mm512_cvtps_epi32(_mm512_min_ps(cap, _mm512_fmadd_ps(y[j], ratio, shift)));
     }
-    if (_mm512_cmp_ps_mask(_mm512_castsi512_ps(worst), _mm512_set1_ps(kTieLimit), _CMP_NLE_UQ) != 0) [[unlikely]] {
+    if (near_tie(fixed, _mm512_set1_epi16(2 * kValueMargin))) [[unlikely]] {
       if (nan != nullptr) {
         for (int j = 0; j < 4; ++j) *nan |= numerics::mask_bits(numerics::is_nan(Vec(y[j])));
       }
-      return exactly<Natural>(y);
+      return exactly<Deal::natural>(y[0], y[1], y[2], y[3]);
     }
-    return bytes_of<Natural>(code);
+    return bytes_of<Deal::natural>(fixed);
   }
 
-  // Of sums, by a shortcut with limit >= 0; scale and bias are the formula's. Constants in the order of the sums.
-  template <bool Natural>
-  TORCHQAT_INLINE __m512i codes_of(const __m512i sums[4], const float* ratio, const float* shift, __m512 limit, const float* scale,
-                                   const float* bias) const {
-    __m512i code[4];
-    __m512 worst = _mm512_setzero_ps();
+  // What all pixels of a panel share, in the order of their sums. scale and bias are the formula's.
+  struct Constants {
+    __m512 ratio[4], shift[4];
+    const __m512 *scale, *bias;
+    __m512i window;
+  };
+
+  template <Deal D>
+  __attribute__((noinline)) __m512i exactly(__m512i s0, __m512i s1, __m512i s2, __m512i s3, const Constants& c) const {
+    const auto value = [&](__m512i sum, int j) {
+      return numerics::scaled_sum(Vec(_mm512_cvtepi32_ps(sum)), Vec(c.scale[j]), Vec(c.bias[j])).v;
+    };
+    return exactly<D>(value(s0, 0), value(s1, 1), value(s2, 2), value(s3, 3));
+  }
+
+  // Of sums, by a shortcut whose window is not below 0.
+  template <Deal D>
+  TORCHQAT_INLINE __m512i codes_of(const __m512i sums[4], const Constants& c) const {
+    __m512i fixed[4];
 #pragma GCC unroll 4
-    for (int j = 0; j < 4; ++j) {
-      const __m512 q = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[j]), _mm512_loadu_ps(ratio + 16 * j), _mm512_loadu_ps(shift + 16 * j));
-      code[j] = _mm512_cvtps_epi32(q);
-      worst = _mm512_range_ps(worst, _mm512_sub_ps(q, _mm512_cvtepi32_ps(code[j])), 0xb);  // the larger magnitude
-    }
-    if (_mm512_cmp_ps_mask(worst, limit, _CMP_NLE_UQ) != 0) [[unlikely]] {
-      __m512 y[4];
-      for (int j = 0; j < 4; ++j) {
-        y[j] = numerics::scaled_sum(Vec(_mm512_cvtepi32_ps(sums[j])), Vec::load(scale + 16 * j), Vec::load(bias + 16 * j)).v;
-      }
-      return exactly<Natural>(y);
-    }
-    return bytes_of<Natural>(code);
+    for (int j = 0; j < 4; ++j) fixed[j] = _mm512_cvtps_epi32(_mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[j]), c.ratio[j], c.shift[j]));
+    if (near_tie(fixed, c.window)) [[unlikely]] return exactly<D>(sums[0], sums[1], sums[2], sums[3], c);
+    return bytes_of<D>(fixed);
   }
 };
 
@@ -166,53 +210,60 @@ TORCHQAT_INLINE void store_codes(const CodeGrid&, const CodePacker& pack, int64_
   __m512 y[4];
 #pragma GCC unroll 4
   for (int j = 0; j < 4; ++j) y[j] = 16 * j < columns ? value(16 * j).v : _mm512_setzero_ps();
-  _mm512_mask_storeu_epi8(to, first_bytes(columns), pack.codes_of<true>(y));
+  _mm512_mask_storeu_epi8(to, first_bytes(columns), pack.codes_of(y));
 }
 
-// The same of sums by a shortcut, whose limit is not negative.
-TORCHQAT_INLINE bool store_codes(const CodePacker& pack, const Shortcut& cut, const int32_t* sums, const float* scale, const float* bias,
-                                 int64_t columns, uint8_t* to) {
-  __m512i s[4];
+// Codes of `count` pixels, `apart` bytes apart, from sums kPanel apart, Pixels of them in a vector.
+template <int Pixels>
+inline void store_pixels(const CodePacker& pack, const Shortcut& cut, const int32_t* sums, const float* scale, const float* bias,
+                         int64_t columns, int64_t count, int64_t apart, uint8_t* to) {
+  constexpr int vectors = 4 / Pixels, width = kPanel / Pixels;
+  CodePacker::Constants c;
+  __m512 scales[4], biases[4];
 #pragma GCC unroll 4
-  for (int j = 0; j < 4; ++j) s[j] = _mm512_loadu_si512(sums + 16 * j);
-  const __m512i codes = pack.codes_of<true>(s, cut.ratio, cut.shift, _mm512_set1_ps(cut.limit), scale, bias);
-  _mm512_mask_storeu_epi8(to, first_bytes(columns), codes);
-  return true;
-}
-
-// Several rows of a panel of at most 32 channels in one go: 4 rows of 16 or 2 rows of 32 lanes. Constants as repeat_narrow leaves
-// them. Returns how many rows were done: all that fill whole vectors.
-TORCHQAT_INLINE int64_t store_narrow_codes(const CodePacker& pack, const Shortcut& cut, const int32_t* sums, const float* scale,
-                                           const float* bias, int64_t columns, int64_t count, uint8_t* to, int64_t apart) {
-  if (columns > 32) return 0;
-  const int64_t width = columns <= 16 ? 16 : 32, rows = 64 / width;
-  const __m512 limit = _mm512_set1_ps(cut.limit);
-  const bool dense = apart == columns && columns == width;
-  const auto lanes = static_cast<__mmask32>(first_bytes(columns));
+  for (int j = 0; j < 4; ++j) {
+    const int64_t at = 16 * (j % vectors);
+    c.ratio[j] = _mm512_loadu_ps(cut.ratio + at);
+    c.shift[j] = _mm512_loadu_ps(cut.shift + at);
+    scales[j] = _mm512_loadu_ps(scale + at);
+    biases[j] = _mm512_loadu_ps(bias + at);
+  }
+  c.scale = scales;
+  c.bias = biases;
+  c.window = _mm512_set1_epi16(static_cast<short>(cut.window));
+  const __mmask64 real = first_bytes(columns);
   int64_t r = 0;
-  for (; r + rows <= count; r += rows) {
+  for (; r + Pixels <= count; r += Pixels, sums += Pixels * kPanel, to += Pixels * apart) {
     __m512i s[4];
 #pragma GCC unroll 4
-    for (int64_t j = 0; j < 4; ++j) s[j] = _mm512_loadu_si512(sums + (r + 16 * j / width) * kPanel + 16 * j % width);
-    const __m512i codes = pack.codes_of<true>(s, cut.ratio, cut.shift, limit, scale, bias);
-    uint8_t* at = to + r * apart;
-    if (dense) {
-      _mm512_storeu_si512(at, codes);
-      continue;
-    }
-    const __m256i low = _mm512_castsi512_si256(codes), high = _mm512_extracti64x4_epi64(codes, 1);
-    if (width == 32) {
-      _mm256_mask_storeu_epi8(at, lanes, low);
-      _mm256_mask_storeu_epi8(at + apart, lanes, high);
+    for (int j = 0; j < 4; ++j) s[j] = _mm512_loadu_si512(sums + j / vectors * kPanel + 16 * (j % vectors));
+    const __m512i codes = pack.codes_of<Deal::natural>(s, c);
+    if constexpr (Pixels == 1) {
+      _mm512_mask_storeu_epi8(to, real, codes);
+    } else if (apart == width) {
+      _mm512_storeu_si512(to, codes);
+    } else if constexpr (Pixels == 2) {
+      _mm256_mask_storeu_epi8(to, static_cast<__mmask32>(real), _mm512_castsi512_si256(codes));
+      _mm256_mask_storeu_epi8(to + apart, static_cast<__mmask32>(real), _mm512_extracti64x4_epi64(codes, 1));
     } else {
-      const auto row_lanes = static_cast<__mmask16>(lanes);
-      _mm_mask_storeu_epi8(at, row_lanes, _mm256_castsi256_si128(low));
-      _mm_mask_storeu_epi8(at + apart, row_lanes, _mm256_extracti128_si256(low, 1));
-      _mm_mask_storeu_epi8(at + 2 * apart, row_lanes, _mm256_castsi256_si128(high));
-      _mm_mask_storeu_epi8(at + 3 * apart, row_lanes, _mm256_extracti128_si256(high, 1));
+      _mm_mask_storeu_epi8(to, static_cast<__mmask16>(real), _mm512_castsi512_si128(codes));
+      _mm_mask_storeu_epi8(to + apart, static_cast<__mmask16>(real), _mm512_extracti32x4_epi32(codes, 1));
+      _mm_mask_storeu_epi8(to + 2 * apart, static_cast<__mmask16>(real), _mm512_extracti32x4_epi32(codes, 2));
+      _mm_mask_storeu_epi8(to + 3 * apart, static_cast<__mmask16>(real), _mm512_extracti32x4_epi32(codes, 3));
     }
   }
-  return r;
+  if constexpr (Pixels > 1) {
+    if (r < count) store_pixels<1>(pack, cut, sums, scale, bias, columns, count - r, apart, to);
+  }
+}
+
+// False where there is no shortcut.
+inline bool store_codes(const CodePacker& pack, const Shortcut& cut, const int32_t* sums, const float* scale, const float* bias,
+                        int64_t columns, int64_t count, int64_t apart, uint8_t* to) {
+  if (cut.window < 0) return false;
+  const auto run = columns <= 16 ? &store_pixels<4> : columns <= 32 ? &store_pixels<2> : &store_pixels<1>;
+  run(pack, cut, sums, scale, bias, columns, count, apart, to);
+  return true;
 }
 
 #else
@@ -246,13 +297,8 @@ TORCHQAT_INLINE void store_codes(const CodeGrid& g, const CodePacker&, int64_t c
   std::memcpy(to, staged, static_cast<size_t>(columns));
 }
 
-TORCHQAT_INLINE bool store_codes(const CodePacker&, const Shortcut&, const int32_t*, const float*, const float*, int64_t, uint8_t*) {
+inline bool store_codes(const CodePacker&, const Shortcut&, const int32_t*, const float*, const float*, int64_t, int64_t, int64_t, uint8_t*) {
   return false;
-}
-
-TORCHQAT_INLINE int64_t store_narrow_codes(const CodePacker&, const Shortcut&, const int32_t*, const float*, const float*, int64_t, int64_t,
-                                           uint8_t*, int64_t) {
-  return 0;
 }
 
 #endif

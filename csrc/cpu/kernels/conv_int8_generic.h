@@ -2,8 +2,8 @@
 //   gemm_begin(), gemm_end()
 //   gemm(a, row_stride, rows, runs, run_count, panel, columns, init, sums)     sums int32 [rows rounded up to 16][64]
 //   depthwise(plan, a, weight, channel, columns, rows, init, sums)             from conv_depthwise_{plain,vnni}.h
-//   depthwise_line(plan, task, a, ..., to)                                     the same with results stored at element `to`; false
-//                                                                              if there is no such form for this kernel
+//   depthwise_lines(plan, task, codes, ..., first_tap)                         pairs of lines with results stored; false if there is no
+//                                                                              such form for this kernel
 #pragma once
 #include <algorithm>
 #include <cstring>
@@ -21,14 +21,13 @@ namespace {
 
 using numerics::Vec;
 
-// What the whole sample shares, for each panel of 64 output channels (padded with zeros; scale, bias and cuts of a
-// narrow panel repeated, see repeat_narrow).
+// What the whole sample shares, for each panel of 64 output channels (padded with zeros).
 struct Constants {
   int32_t* init;  // [planes][panels][chunks][64]: - zero_point * sum of weights
   float* scale;   // [planes][panels][64]: s_x * s_w
   float* bias;
-  float* cuts;    // [planes][panels][2][64] and then the limits, for codes: Shortcut
-  float* limits;
+  float* cuts;    // [planes][panels][2][64] and then the windows, for codes: Shortcut
+  int32_t* windows;
 };
 
 inline Constants make_constants(const Plan& plan, const Task& task, uint8_t* scratch) {
@@ -39,7 +38,7 @@ inline Constants make_constants(const Plan& plan, const Task& task, uint8_t* scr
   c.scale = reinterpret_cast<float*>(c.init + w.sum_count());
   c.bias = c.scale + panels * kPanel;
   c.cuts = c.bias + panels * kPanel;
-  c.limits = c.cuts + 2 * panels * kPanel;
+  c.windows = reinterpret_cast<int32_t*>(c.cuts + 2 * panels * kPanel);
   const int32_t* sums = packed_sums(w, task.packed);
   // Wraps as the accumulators do: the final sum fits.
   for (int64_t i = 0; i < w.sum_count(); ++i) {
@@ -59,10 +58,8 @@ inline Constants make_constants(const Plan& plan, const Task& task, uint8_t* scr
       numerics::product_scale(input_scale, weight_scale).store(scale + i, n);
       if (task.bias != nullptr) Vec::load(task.bias + channel + i, n).store(bias + i, n);
     }
-    repeat_narrow(count, scale);
-    repeat_narrow(count, bias);
     if (task.out_codes != nullptr) {
-      c.limits[p] = make_shortcut(CodeGrid(task.grid), scale, bias, w.k_pad(), c.cuts + 2 * p * kPanel).limit;
+      c.windows[p] = make_shortcut(CodeGrid(task.grid), scale, bias, w.depthwise() ? w.taps() : w.k_pad(), c.cuts + 2 * p * kPanel).window;
     }
   }
   return c;
@@ -110,16 +107,8 @@ inline void finish_run(const Plan& plan, const Task& task, const Block& b, int64
 inline void write_codes(const Task& task, const Block& b, int64_t row, int64_t count, uint8_t* to, int64_t apart) {
   const CodeGrid grid(task.grid);
   const CodePacker pack(grid);
-  int64_t r = row;
-  if (b.cut.limit >= 0) {
-    const int64_t whole = store_narrow_codes(pack, b.cut, b.sums + r * kPanel, b.scale, b.bias, b.columns, count, to, apart);
-    r += whole;
-    to += whole * apart;
-    for (; r < row + count; ++r, to += apart) {
-      if (!store_codes(pack, b.cut, b.sums + r * kPanel, b.scale, b.bias, b.columns, to)) break;
-    }
-  }
-  for (; r < row + count; ++r, to += apart) {
+  if (store_codes(pack, b.cut, b.sums + row * kPanel, b.scale, b.bias, b.columns, count, apart, to)) return;
+  for (int64_t r = row; r < row + count; ++r, to += apart) {
     store_codes(grid, pack, b.columns, [&](int64_t i) { return b.value(r, i); }, to);
   }
 }
@@ -168,7 +157,7 @@ inline void finish(const Plan& plan, const Task& task, const Block& b, int64_t s
       finish_run(plan, task, b, row, run_rows, to);
     }
   };
-  if (plan.walk != Walk::flat) {
+  if (plan.walk != Walk::flat || plan.padded[2] == plan.out[2]) {
     run(0, rows, first_line * plan.out[2] + start);
   } else {
     int64_t y = slice * plan.out[1] + start / plan.padded[2], x = start % plan.padded[2];
@@ -185,29 +174,85 @@ inline int64_t first_tap(const Plan& plan, int64_t z, int64_t y, int64_t x) {
   return ((z * plan.stride[0] * plan.padded[1] + y * plan.stride[1]) * plan.padded[2] + x * plan.stride[2]) * plan.weight.plane_in;
 }
 
-inline void gather(const Plan& plan, const uint8_t* plane, int64_t start, int64_t rows, uint8_t* to) {
-  const int64_t width = plan.out[2], height = plan.out[1], step = plan.stride[2] * plan.weight.plane_in;
-  int64_t x = start % width, y = start / width % height, z = start / width / height;
-  const uint8_t* from = plane + first_tap(plan, z, y, x);
-  for (int64_t r = 0; r < rows; ++r, to += plan.row_stride) {
-    for (const Piece& piece : plan.pieces) {
-      const uint8_t* source = from + piece.from;
-      uint8_t* target = to + piece.to;
-      if (piece.bytes > 64) {
-        std::memcpy(target, source, static_cast<size_t>(piece.bytes));
-      } else {
-        // Whole words: what is written too far is overwritten by the next piece or meets a zero weight.
-        for (int64_t i = 0; i < piece.bytes; i += 16) std::memcpy(target + i, source + i, 16);
+// Pixels [start, start + rows): the pieces of each, side by side. What is written beyond a piece is overwritten by the next one or
+// meets a zero weight. Sizes are copied first: bytes may alias everything else.
+template <bool Short>
+inline void gather_pieces(const Plan& plan, const uint8_t* plane, int64_t start, int64_t rows, uint8_t* to) {
+  const int64_t width = plan.out[2], height = plan.out[1], step = plan.stride[2] * plan.weight.plane_in, row_stride = plan.row_stride;
+  const Piece* pieces = plan.pieces.data();
+  const auto count = static_cast<int64_t>(plan.pieces.size());
+  int64_t z = start / (height * width), y = start / width % height, x = start % width;
+  while (rows > 0) {
+    const uint8_t* from = plane + first_tap(plan, z, y, x);
+    const int64_t here = std::min(rows, width - x);
+    for (int64_t r = 0; r < here; ++r, from += step, to += row_stride) {
+      for (int64_t i = 0; i < count; ++i) {
+        const uint8_t* source = from + pieces[i].from;
+        uint8_t* target = to + pieces[i].to;
+        if constexpr (Short) {
+          std::memcpy(target, source, 16);
+        } else if (pieces[i].bytes > 64) {
+          std::memcpy(target, source, static_cast<size_t>(pieces[i].bytes));
+        } else {
+          for (int64_t b = 0; b < pieces[i].bytes; b += 16) std::memcpy(target + b, source + b, 16);
+        }
       }
     }
-    // Dividing for every pixel would cost as much as a narrow layer's products.
-    if (++x < width) {
-      from += step;
-      continue;
-    }
+    rows -= here;
     x = 0;
     if (++y == height) y = 0, ++z;
-    from = plane + first_tap(plan, z, y, 0);
+  }
+}
+
+inline void gather(const Plan& plan, const uint8_t* plane, int64_t start, int64_t rows, uint8_t* to) {
+  bool whole = true;
+  for (const Piece& piece : plan.pieces) whole = whole && piece.bytes <= 16;
+  const auto run = whole ? &gather_pieces<true> : &gather_pieces<false>;
+  run(plan, plane, start, rows, to);
+}
+
+// The block of a panel; sums and values are filled strip by strip.
+inline Block block_of(const Constants& c, const Plan& plan, const Task& task, int64_t plane, int64_t panel, int32_t* sums, float* values,
+                      bool summed) {
+  const WeightLayout& w = plan.weight;
+  const int64_t at = plane * w.panels + panel, first = plane * w.plane_out + panel * kPanel;
+  const int64_t columns = std::min({kPanel, w.plane_out - panel * kPanel, w.out_channels() - first});
+  return {sums, values, summed, c.scale + at * kPanel, c.bias + at * kPanel, columns, first,
+          Shortcut{c.cuts + 2 * at * kPanel, c.cuts + (2 * at + 1) * kPanel, summed || task.out_codes == nullptr ? -1 : c.windows[at]}};
+}
+
+// Pairs of lines [begin, end) of a depthwise convolution, a panel of channels at a time over as many as stay in cache.
+inline void depthwise_strips(const Plan& plan, const Task& task, int64_t begin, int64_t end, const Constants& constants, int32_t* sums,
+                             float* values) {
+  const WeightLayout& w = plan.weight;
+  const int8_t* weight = packed_depthwise(w, task.packed);
+  constexpr int64_t cached = 1 << 18;
+  const int64_t pair_bytes = 2 * plan.stride[1] * plan.padded[2] * w.plane_in, most = std::max<int64_t>(1, cached / pair_bytes);
+  const bool limbs = task.low_codes != nullptr;
+  for (int64_t from = begin; from < end; from += most) {
+    const int64_t to = std::min(from + most, end);
+    for (int64_t panel = 0; panel < w.panels; ++panel) {
+      const Block block = block_of(constants, plan, task, 0, panel, sums, values, limbs);
+      const int32_t* init = constants.init + panel * kPanel;
+      const auto tap_of = [&](int64_t z, int64_t y) { return first_tap(plan, z, y, 0); };
+      if (depthwise_lines(plan, task, task.codes, weight, block.channel, block.columns, from, to, init, block, tap_of)) continue;
+      for (int64_t line = 2 * from; line < 2 * to; ++line) {
+        const int64_t slice = line / (2 * plan.lines_per_slice), y = line % (2 * plan.lines_per_slice);
+        if (y >= plan.out[1]) continue;
+        for (int64_t start = 0; start < plan.line_len; start += kStrip) {
+          const int64_t rows = std::min(kStrip, plan.line_len - start), at = first_tap(plan, slice, y, start);
+          depthwise(plan, task.codes + at, weight, block.channel, block.columns, rows, init, sums);
+          if (limbs) {
+            int32_t* low = reinterpret_cast<int32_t*>(values);
+            depthwise(plan, task.low_codes + at, weight, block.channel, block.columns, rows, init, low);
+            for (int64_t i = 0; i < rows * kPanel; i += Vec::size) {
+              numerics::joined_limbs(Vec::load_s32(sums + i), Vec::load_s32(low + i)).store(values + i);
+            }
+          }
+          finish(plan, task, block, slice, y, start, rows);
+        }
+      }
+    }
   }
 }
 
@@ -218,6 +263,10 @@ void strips(const Plan& plan, const Task& task, int64_t begin, int64_t end, uint
   uint8_t* gathered = reinterpret_cast<uint8_t*>(values + (kStrip + 16) * kPanel);
   const Constants constants = make_constants(plan, task, gathered + (2 * plan.gather_bytes() + 63) / 64 * 64);
   const int run_count = static_cast<int>(plan.runs.size()), limbs = task.low_codes != nullptr ? 2 : 1;
+  if (w.depthwise()) {
+    depthwise_strips(plan, task, begin, end, constants, sums, values);
+    return;
+  }
   gemm_begin();
   for (int64_t strip = begin; strip < end; ++strip) {
     const int64_t start = strip % plan.strips_per_line * kStrip, rows = std::min(kStrip, plan.line_len - start);
@@ -236,21 +285,13 @@ void strips(const Plan& plan, const Task& task, int64_t begin, int64_t end, uint
         }
       }
       for (int64_t panel = 0; panel < w.panels; ++panel) {
-        const int64_t at = plane * w.panels + panel, first = plane * w.plane_out + panel * kPanel;
-        const int64_t columns = std::min({kPanel, w.plane_out - panel * kPanel, w.out_channels() - first});
+        const int64_t at = plane * w.panels + panel;
         const int8_t* codes = packed_codes(task.packed) + at * w.panel_bytes();
         const int32_t* init = constants.init + at * w.chunks * kPanel;
         const bool summed = w.chunks > 1 || limbs > 1;
-        const Block block{sums, values, summed, constants.scale + at * kPanel, constants.bias + at * kPanel, columns, first,
-                          Shortcut{constants.cuts + 2 * at * kPanel, constants.cuts + (2 * at + 1) * kPanel,
-                                   summed || task.out_codes == nullptr ? -1.0f : constants.limits[at]}};
-        if (w.depthwise() && task.channels_last && limbs == 1) {
-          const int64_t to = ((slice * plan.out[1] + line) * plan.out[2] + start) * w.out_channels() + first;
-          if (depthwise_line(plan, task, rows_of[0], packed_depthwise(w, task.packed), first, columns, rows, init, block, to)) continue;
-        }
-        if (w.depthwise()) {
-          depthwise(plan, rows_of[0], packed_depthwise(w, task.packed), first, columns, rows, init, sums);
-        } else if (!summed) {
+        const Block block = block_of(constants, plan, task, plane, panel, sums, values, summed);
+        const int64_t columns = block.columns;
+        if (!summed) {
           gemm(rows_of[0], plan.row_stride, rows, plan.runs.data(), run_count, codes, columns, init, sums);
         } else if (limbs > 1) {
           int32_t* low = reinterpret_cast<int32_t*>(values);

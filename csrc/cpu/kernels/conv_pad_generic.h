@@ -36,7 +36,7 @@ inline uint32_t quantize_run(const Source& s, const float* values, int64_t n, ui
     __m512 x[4];
 #pragma GCC unroll 4
     for (int j = 0; j < 4; ++j) x[j] = _mm512_loadu_ps(values + i + 16 * j);
-    _mm512_storeu_si512(to + i, pack.codes_of<true>(x, &nan));
+    _mm512_storeu_si512(to + i, pack.codes_of(x, &nan));
   }
 #endif
   for (; i + Vec::size <= n; i += Vec::size) code(Vec::load(values + i)).store_u8(to + i);

@@ -211,6 +211,11 @@ Plan make_plan(const WeightLayout& weight, const Dims& in, const Dims& stride, c
   }
   p.strips_per_line = ceil_div(p.line_len, kStrip);
   p.strips = p.strips_per_line * p.lines_per_slice * (p.walk == Walk::gather ? 1 : p.out[0]);
+  if (weight.depthwise()) {
+    p.strips_per_line = 1;
+    p.lines_per_slice = ceil_div(p.out[1], 2);
+    p.strips = p.lines_per_slice * p.out[0];
+  }
   if (p.out_pixels() == 0) p.strips = 0;
   p.row_stride = p.walk == Walk::gather ? weight.k_pad() : stride[2] * cs;
 

@@ -94,7 +94,7 @@ struct Plan {
   Dims padded{1, 1, 1};  // in + extra + 2 * padding
   Walk walk = Walk::lines;
   int64_t line_len = 1, lines_per_slice = 1, strips_per_line = 1;
-  int64_t strips = 1;       // of one sample
+  int64_t strips = 1;       // of one sample; a depthwise strip is two whole lines
   int64_t row_stride = 1;   // bytes between the codes of neighbouring positions of a strip
   int64_t plane_bytes = 1;  // padded codes of one plane
   std::vector<Run> runs;    // with several chunks, chunk c owns run c

@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "cpu/isa.h"
+#include "cpu/scalar_value.h"
 #include "ops/packed_header.h"
 
 namespace torchqat {
@@ -33,9 +34,13 @@ uint8_t* thread_scratch(int slot, int64_t bytes) {
 Kernels current_kernels() { return select(&kernels_scalar, &kernels_avx2, &kernels_avx512, &kernels_amx)(); }
 
 at::Tensor checked_scale(const char* op, const char* name, const at::Tensor& scale) {
-  const at::Tensor values = scale.to(at::kFloat).contiguous();
+  const at::Tensor values = float_values(scale);
   const float* p = values.const_data_ptr<float>();
-  for (int64_t i = 0; i < values.numel(); ++i) {
+  const int64_t count = values.numel();
+  // Without branches, so that it is vectorised; the message is made afterwards.
+  bool sound = true;
+  for (int64_t i = 0; i < count; ++i) sound &= p[i] > 0 && p[i] <= std::numeric_limits<float>::max();
+  for (int64_t i = 0; !sound && i < count; ++i) {
     TORCH_CHECK_VALUE(p[i] > 0 && std::isfinite(p[i]), op, ": ", name, " must be finite and > 0, got ", p[i]);
   }
   return values;
@@ -246,7 +251,7 @@ at::Tensor convolve(const ConvArgs& args, const at::Tensor& input, const at::Ten
   const auto format = input.suggest_memory_format();
   const InputQparams qparams = input_qparams(args, input_scale, input_zero_point);
   const at::Tensor scale = checked_scale(args.op, "weight_scale", weight_scale);
-  const at::Tensor b = bias.has_value() && bias->defined() ? bias->to(at::kFloat).contiguous() : at::Tensor();
+  const at::Tensor b = bias.has_value() && bias->defined() ? cpu::float_values(*bias) : at::Tensor();
   const bool from_codes = !input.is_floating_point();
   const at::Tensor x = (from_codes ? input : input.to(at::kFloat)).contiguous(format);
   const auto type = !grid.has_value() ? at::kFloat : grid->quant_min < 0 ? at::kChar : at::kByte;
@@ -295,7 +300,7 @@ at::Tensor conv_int8_codes_cpu(const at::Tensor& input, const at::Tensor& packed
   grid.scale = checked_scale(args.op, "output_scale", output_scale).const_data_ptr<float>()[0];
   grid.quant_min = static_cast<float>(output_quant_min);
   grid.quant_max = static_cast<float>(output_quant_max);
-  grid.zero_point = static_cast<float>(output_zero_point.item<double>());
+  grid.zero_point = static_cast<float>(cpu::number_value(output_zero_point));
   TORCH_CHECK_VALUE(grid.zero_point >= grid.quant_min && grid.zero_point <= grid.quant_max && grid.zero_point == std::nearbyint(grid.zero_point),
                     args.op, ": output_zero_point must be an integer in [", output_quant_min, ", ", output_quant_max, "], got ",
                     grid.zero_point);

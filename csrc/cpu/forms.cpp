@@ -5,6 +5,7 @@
 
 #include "cpu/isa.h"
 #include "cpu/kernels/forms.h"
+#include "cpu/scalar_value.h"
 #include "numerics/average.h"
 
 namespace torchqat {
@@ -23,9 +24,9 @@ Element element(const at::Tensor& t) {
 Grid grid_of(const char* op, const GridArgs& g) {
   check_form_grid(op, g);
   Grid grid;
-  grid.scale = g.scale.item<float>();
+  grid.scale = cpu::float_value(g.scale);
   TORCH_CHECK_VALUE(grid.scale > 0 && std::isfinite(grid.scale), op, ": ", g.name, "scale must be finite and > 0, got ", grid.scale);
-  const int64_t zero_point = g.zero_point.item<int64_t>();
+  const int64_t zero_point = cpu::integer_value(g.zero_point);
   TORCH_CHECK_VALUE(g.quant_min <= zero_point && zero_point <= g.quant_max, op, ": ", g.name, "zero_point must lie within [", g.quant_min,
                     ", ", g.quant_max, "], got ", zero_point);
   grid.zero_point = static_cast<float>(zero_point);

@@ -71,6 +71,7 @@ class Conv(ConvGeometry):
         self.output_relu, self.output_quant_min, self.output_quant_max = output["relu"], output["quant_min"], output["quant_max"]
         self.register_buffer("output_scale", description.tensors.get("output_scale"))
         self.register_buffer("output_zero_point", description.tensors.get("output_zero_point"))
+        self.gives_codes = self.output_scale is not None and self.static and len(self.explicit_padding) == 0
 
     @torch.jit.unused
     def codes_tensor(self) -> Tensor:
@@ -83,8 +84,14 @@ class Conv(ConvGeometry):
                 self.output_scale, self.output_zero_point,
             )  # fmt: skip
         else:
-            # Past nn.Module.__getattr__, which at batch 1 costs as much as a small convolution.
+            # Past nn.Module.__getattr__, which at batch 1 costs as much as a small convolution; so does one more call.
             b = self._buffers
+            if self.gives_codes and input.dim() == self.spatial_dims + 2:
+                return torch.ops.torchqat.conv_int8_codes(
+                    input, b["packed_weight"], b["weight_scale"], b["bias"], b["input_scale"], b["input_zero_point"], self.quant_min,
+                    self.quant_max, self.kernel_size, self.stride, self.padding, self.dilation, self.groups, self.output_relu,
+                    b["output_scale"], b["output_zero_point"], self.output_quant_min, self.output_quant_max,
+                )  # fmt: skip
             return self.convolve(
                 input, b["packed_weight"], b["weight_scale"], b["bias"], b["input_scale"], b["input_zero_point"],
                 b["output_scale"], b["output_zero_point"],

@@ -113,6 +113,55 @@ TEST(ConvCodes, EveryPathEqualsTheFormula) {
   }
 }
 
+// 256 * a + b for all bytes a and b, less the zero point: whatever lies near a tie for one of the channels' scales is met.
+TEST(ConvCodes, EverySumOfALongRange) {
+  const WeightLayout w = weight_layout(1, 4, 64, 2, {1, 1, 1});
+  std::vector<int8_t> weight(64 * 4);
+  for (size_t i = 0; i < weight.size(); ++i) weight[i] = i % 4 == 0 ? 127 : i % 4 == 1 ? 127 : i % 4 == 2 ? 2 : 1;
+  std::vector<uint8_t> packed(static_cast<size_t>(w.packed_bytes()) + 64), codes(4 * 65536);
+  pack_weight(w, weight.data(), packed.data());
+  for (size_t i = 0; i < 65536; ++i) {
+    const auto a = static_cast<uint8_t>(i >> 8), b = static_cast<uint8_t>(i);
+    codes[4 * i] = codes[4 * i + 1] = codes[4 * i + 2] = a;
+    codes[4 * i + 3] = b;
+  }
+  std::mt19937 random(11);
+  const auto uniform = [&] { return static_cast<float>(random() % 100000) * 1e-5f; };
+  for (const Path& path : paths()) {
+    const Plan plan = make_plan(w, {1, 64, 1024}, {1, 1, 1}, {0, 0, 0}, {1, 1, 1}, path.kernels.tile_rows);
+    auto padded = aligned_bytes(plan.codes_bytes()), scratch = aligned_bytes(std::max(pad_scratch_bytes(plan), strip_scratch_bytes(plan)));
+    Source source;
+    source.codes = codes.data();
+    path.kernels.pad_rows(plan, source, 0, 64, align(padded), align(scratch));
+    std::vector<float> scale(64), bias(64);
+    std::vector<uint8_t> out(64 * 65536);
+    for (int round = 0; round < 3; ++round) {
+      OutputGrid grid{round == 1, 0.01f + uniform(), round == 2 ? -7.0f : std::floor(200 * uniform()), 0, 255};
+      if (round == 2) grid.quant_min = -128, grid.quant_max = 127;
+      for (size_t o = 0; o < 64; ++o) {
+        scale[o] = grid.scale * 256.0f / 65536.0f * (0.25f + 2 * uniform());
+        bias[o] = grid.scale * 300.0f * (uniform() - 0.7f);
+      }
+      Task task;
+      task.codes = align(padded);
+      task.packed = packed.data();
+      task.weight_scale = scale.data();
+      task.per_channel = true;
+      task.bias = bias.data();
+      task.out_codes = out.data();
+      task.grid = grid;
+      path.kernels.strips(plan, task, 0, plan.strips, align(scratch));
+      for (size_t i = 0; i < 65536; ++i) {
+        for (size_t o = 0; o < 64; ++o) {
+          const auto sum = static_cast<float>(i);
+          const float product = sum * scale[o];
+          ASSERT_EQ(static_cast<uint8_t>(code_of(product + bias[o], grid)), out[64 * i + o]) << path.name << " round " << round << " sum " << i;
+        }
+      }
+    }
+  }
+}
+
 TEST(ConvCodes, FloatsBecomeCodesByDivision) {
   const float inf = std::numeric_limits<float>::infinity(), nan = std::numeric_limits<float>::quiet_NaN();
   const WeightLayout w = weight_layout(1, 80, 1, 2, {1, 1, 1});

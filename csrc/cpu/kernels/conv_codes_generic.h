@@ -71,13 +71,15 @@ inline Shortcut make_shortcut(const CodeGrid& g, const float* scale, const float
   // Beyond, the fixed point overflows; tiny constants have lost bits, and the bound on the error does not hold.
   const bool tame = reach < 0x1p15f - 512.0f && g.scale > 0x1p-60f && g.scale < 0x1p60f;
   if (!tame) return {to, to + kPanel, -1};
-  // Roundings of 2^-24 each: three of the formula, of at most |shift| + 256, and seven here, of at most |shift| + 257; and
-  // half a unit of the fixed point.
-  const int margin = 10 + static_cast<int>(most_shift * 0x1p-5f);
-  const Vec one(0x1p16f), offset((g.zero + (g.low < 0 ? 128.0f : 0.0f) + 0.5f) + static_cast<float>(margin) * 0x1p-16f);
-  for (int64_t i = 0; i < kPanel; i += Vec::size) {
-    (Vec::load(to + i) * one).store(to + i);
-    ((Vec::load(to + kPanel + i) + offset) * one).store(to + kPanel + i);
+  // Roundings of 2^-24 each: three of the formula, of at most |shift| + |y / s|, |y / s| and |y / s|; here those of the ratio, of the
+  // shift and of the result, of at most |shift| + |y / s|, |shift| + 257 and 257; and half a unit of the fixed point.
+  const float most = std::max(std::fabs(g.low - g.zero), std::fabs(g.high - g.zero)) + 1.0f;
+  const int margin = 1 + static_cast<int>((4.0f * most + 514.0f + 3.01f * most_shift) * 0x1p-8f + 0.51f);
+  const double unit = 65536.0 / static_cast<double>(g.scale);
+  const double offset = (static_cast<double>(g.zero) + (g.low < 0 ? 128.0 : 0.0) + 0.5) * 65536.0 + margin;
+  for (int64_t i = 0; i < kPanel; ++i) {
+    to[i] = static_cast<float>(static_cast<double>(scale[i]) * unit);
+    to[kPanel + i] = static_cast<float>(static_cast<double>(bias[i]) * unit + offset);
   }
   return {to, to + kPanel, 2 * margin};
 }
@@ -91,14 +93,14 @@ enum class Deal { natural, quads };
 // 64 codes at a time by the fixed point of Shortcut.
 struct CodePacker {
   // Of values: a unit of the fixed point, half its window, and the constants of quotient and cap.
-  static constexpr int kValueMargin = 6;
+  static constexpr int kValueMargin = 5;
   __m512 ratio, shift, cap;
   __m512i lowest, highest, sign;
   const CodeGrid& grid;
   int offset;
 
   explicit CodePacker(const CodeGrid& g) : grid(g), offset(g.low < 0 ? 128 : 0) {
-    const float unit = g.reciprocal * 0x1p16f;
+    const float unit = g.reciprocal * 0x1p16f;  // one rounding; with those of shift, product and quotient 4 units, and half a one
     // NaN sends everything to the division.
     ratio = _mm512_set1_ps(unit < 0x1p100f ? unit : __builtin_nanf(""));
     const auto up = static_cast<float>(offset);

@@ -67,3 +67,21 @@ def test_errors():
         prepared[0].weight[0, 0] = float("inf")
     with pytest.raises(RuntimeError, match="no exact form in mxfp4; is it finite"):
         torchqat.convert(prepared)
+
+
+@pytest.mark.parametrize("element", ["e4m3fn", "e5m2", "e3m2", "e2m3", "e2m1"])
+def test_a_value_just_above_the_largest_has_its_code(element):
+    # The largest weight of a channel, divided by its scale, may be rounded up; behind its code lies that of a NaN or infinity.
+    largest = element_values(element).max()
+    above = torch.nextafter(largest, torch.tensor(float("inf")))
+    assert torch.equal(encode(torch.stack([above, -above]), element), encode(torch.stack([largest, -largest]), element))
+
+
+def test_converted_fp8_layers_give_no_nan():
+    for seed in range(20):
+        torch.manual_seed(seed)
+        prepared = torchqat.prepare_qat(torch.nn.Sequential(torch.nn.Linear(13, 50)), torchqat.QConfig.fp8())
+        x = torch.randn(4, 13)
+        prepared(x)
+        prepared.eval()
+        torch.testing.assert_close(torchqat.convert(prepared)(x), prepared(x))

@@ -44,7 +44,9 @@ def encode(values: Tensor, element: str) -> Tensor:
     table = element_values(element)
     positive = table[: table.numel() // 2]
     middles = (positive[1:] + positive[:-1]) / 2
-    return (torch.bucketize(values.abs().contiguous(), middles) + values.signbit() * positive.numel()).to(torch.uint8)
+    # Just above the largest value, by the division's rounding, is not the code of a NaN.
+    nearest = torch.bucketize(values.abs().contiguous(), middles).clamp(max=int((positive < positive.max()).sum()))
+    return (nearest + values.signbit() * positive.numel()).to(torch.uint8)
 
 
 def block_scale(weight: Tensor, rounded: Tensor, quantizer) -> Tensor:

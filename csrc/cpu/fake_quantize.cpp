@@ -6,7 +6,6 @@
 #include "cpu/block_view.h"
 #include "cpu/kernels/affine_bf16.h"
 #include "cpu/kernels/dynamic.h"
-#include "cpu/light_work.h"
 #include "cpu/output.h"
 #include "cpu/strided_rows.h"
 #include "ops/fake_quantize.h"
@@ -31,7 +30,7 @@ void run(const char* op, const at::Tensor& x, const at::Tensor& y, const at::Ten
   const auto type = float_type(x.scalar_type());
   const auto kernel = type == Float::bf16 && use_avx512_bf16() ? &fake_quantize_bf16_avx512bf16
                                                                : affine_kernels().fake_quantize[static_cast<int>(type)];
-  parallel_light(blocks.numel, [&](int64_t begin, int64_t end) {
+  parallel_elements(blocks.numel, [&](int64_t begin, int64_t end) {
     reader.pieces(begin, end, [&](const void* in, int64_t from, int64_t to) {
       AffineArgs own = args;
       own.in = in;
@@ -85,7 +84,7 @@ at::Tensor fake_quantize_backward(const at::Tensor& grad, const at::Tensor& mask
   args.mask = const_cast<uint8_t*>(bits.const_data_ptr<uint8_t>());
   args.stream = streams(dx);
   const auto kernel = affine_kernels().apply_mask[static_cast<int>(float_type(dy.scalar_type()))];
-  parallel_light(dy.numel(), [&](int64_t begin, int64_t end) { kernel(args, begin, end); });
+  parallel_elements(dy.numel(), [&](int64_t begin, int64_t end) { kernel(args, begin, end); });
   if (order.empty()) return dx;
   c10::SmallVector<int64_t, 5> back(order.size());
   for (size_t i = 0; i < order.size(); ++i) back[order[i]] = static_cast<int64_t>(i);

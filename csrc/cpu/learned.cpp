@@ -5,7 +5,6 @@
 
 #include "cpu/block_view.h"
 #include "cpu/kernels/learned.h"
-#include "cpu/light_work.h"
 #include "cpu/output.h"
 #include "numerics/learned.h"
 #include "ops/learned.h"
@@ -70,7 +69,7 @@ at::Tensor run_forward(const char* op, const at::Tensor& input, const at::Tensor
   const AffineArgs args{&blocks, x.const_data_ptr(), y.mutable_data_ptr(), nullptr, q.scale(), q.zero_point(),
                         static_cast<int32_t>(quant_min), static_cast<int32_t>(quant_max), streams(y)};
   const auto kernel = affine_kernels().fake_quantize[static_cast<int>(float_type(x.scalar_type()))];
-  parallel_light(blocks.numel, [&](int64_t begin, int64_t end) { kernel(args, begin, end); });
+  parallel_elements(blocks.numel, [&](int64_t begin, int64_t end) { kernel(args, begin, end); });
   return y;
 }
 
@@ -93,7 +92,7 @@ void sum_blocks(LearnedArgs args, void (*kernel)(const LearnedArgs&, int64_t, in
   args.dz = dz;
   // Entries of their own for every outer step: whole steps go to threads, each entry is summed by one of them.
   if (steps >= 64 && blocks.stride[0] != 0) {
-    at::parallel_for(0, steps, std::max<int64_t>(1, light_grain / step), [&](int64_t first, int64_t last) {
+    at::parallel_for(0, steps, std::max<int64_t>(1, grain / step), [&](int64_t first, int64_t last) {
       kernel(args, first * step, std::min(last * step, blocks.numel));
     });
     return;
@@ -103,7 +102,7 @@ void sum_blocks(LearnedArgs args, void (*kernel)(const LearnedArgs&, int64_t, in
   const int64_t pieces = std::clamp<int64_t>(std::min<int64_t>(64, (int64_t{1} << 22) / blocks.scales), 1, tiles);
   const int64_t piece = (tiles + pieces - 1) / pieces * tile;
   c10::SmallVector<double, 128> sums(2 * pieces * blocks.scales, 0.0);
-  at::parallel_for(0, pieces, std::max<int64_t>(1, light_grain / piece), [&](int64_t first, int64_t last) {
+  at::parallel_for(0, pieces, std::max<int64_t>(1, grain / piece), [&](int64_t first, int64_t last) {
     for (int64_t p = first; p < last; ++p) {
       LearnedArgs own = args;
       own.ds = sums.data() + 2 * p * blocks.scales;

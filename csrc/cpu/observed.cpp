@@ -6,7 +6,6 @@
 
 #include "cpu/block_view.h"
 #include "cpu/kernels/dynamic.h"
-#include "cpu/light_work.h"
 #include "cpu/output.h"
 #include "cpu/range_state.h"
 #include "cpu/strided_rows.h"
@@ -47,7 +46,7 @@ int64_t run(const at::Tensor& x, const AffineArgs& args, S* lo, S* hi) {
     }
     return bad;
   };
-  const int64_t threads = std::min<int64_t>(at::in_parallel_region() ? 1 : at::get_num_threads(), (blocks.numel + light_grain - 1) / light_grain);
+  const int64_t threads = std::min<int64_t>(at::in_parallel_region() ? 1 : at::get_num_threads(), (blocks.numel + grain - 1) / grain);
   if (threads <= 1) return work(0, blocks.numel, lo, hi);
   // Each thread has ranges of its own: minimum and maximum combine in any order.
   std::vector<S> partial(2 * threads * blocks.scales, std::numeric_limits<S>::infinity());

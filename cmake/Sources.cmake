@@ -64,6 +64,9 @@ set(TORCHQAT_KERNEL_SOURCES
   csrc/cpu/kernels/pack_s8_avx512.cpp
   csrc/cpu/kernels/pack_s8_scalar.cpp
   csrc/cpu/kernels/packing_scalar.cpp
+  csrc/cpu/kernels/quantize_groups_avx2.cpp
+  csrc/cpu/kernels/quantize_groups_avx512.cpp
+  csrc/cpu/kernels/quantize_groups_scalar.cpp
   csrc/cpu/kernels/quantize_rows_avx2.cpp
   csrc/cpu/kernels/quantize_rows_avx512.cpp
   csrc/cpu/kernels/quantize_rows_scalar.cpp

@@ -16,6 +16,7 @@ struct LayerNumbers {
   bool input_learned = false, weight_learned = false, has_bias = false;
   at::ScalarType input_dtype = at::kFloat, weight_dtype = at::kFloat, bias_dtype = at::kFloat;
   int64_t group_size = 0;
+  Backward way = Backward::automatic;
   double input_grad_scale = 1.0, weight_grad_scale = 1.0;
 
   void save(AutogradContext* ctx) const {
@@ -23,7 +24,7 @@ struct LayerNumbers {
     ctx->saved_data["numbers"] =
         std::vector<int64_t>{ranges.input_min,     ranges.input_max,       ranges.weight_min,     ranges.weight_max,
                              number(input_learned), number(weight_learned), number(has_bias),      number(input_dtype),
-                             number(weight_dtype),  number(bias_dtype),     group_size};
+                             number(weight_dtype),  number(bias_dtype),     group_size,            number(way)};
     if (input_learned || weight_learned) {
       ctx->saved_data["grad_scales"] = std::vector<double>{input_grad_scale, weight_grad_scale};
     }
@@ -40,6 +41,7 @@ struct LayerNumbers {
     weight_dtype = dtype(n[8]);
     bias_dtype = dtype(n[9]);
     group_size = n[10];
+    way = static_cast<Backward>(n[11]);
     if (input_learned || weight_learned) {
       const auto scales = ctx->saved_data["grad_scales"].toDoubleVector();
       input_grad_scale = scales[0];
@@ -48,12 +50,22 @@ struct LayerNumbers {
   }
 
   LayerNumbers(const Variable& input, const Variable& weight, const OptionalTensor& bias, const CodeRanges& codes,
-               bool learned_input, bool learned_weight, double input_scale, double weight_scale, int64_t group = 0)
+               bool learned_input, bool learned_weight, double input_scale, double weight_scale, Backward backward,
+               int64_t group = 0)
       : ranges(codes), input_learned(learned_input), weight_learned(learned_weight), has_bias(bias.has_value()),
         input_dtype(input.scalar_type()), weight_dtype(weight.scalar_type()),
-        bias_dtype(bias.has_value() ? bias->scalar_type() : at::kFloat), group_size(group), input_grad_scale(input_scale),
-        weight_grad_scale(weight_scale) {}
+        bias_dtype(bias.has_value() ? bias->scalar_type() : at::kFloat), group_size(group), way(backward),
+        input_grad_scale(input_scale), weight_grad_scale(weight_scale) {}
 };
+
+inline c10::string_view name_of(Backward way) {
+  switch (way) {
+    case Backward::float32: return "float32";
+    case Backward::bfloat16: return "bfloat16";
+    case Backward::int16: return "int16";
+    default: return "auto";
+  }
+}
 
 // The layers' first six arguments.
 enum LayerArgument { kInput, kWeight, kBias, kInputScale, kZeroPoint, kWeightScale };

@@ -25,9 +25,9 @@ struct QatLinearGrouped : torch::autograd::Function<QatLinearGrouped> {
     // The mask's place holds the operand where its scale is learned: that gradient masks by itself.
     ctx->save_for_backward({codes, input_learned ? input : mask, weight_codes, weight_learned ? weight : weight_mask,
                             input_scale, input_zero_point, weight_scale});
-    LayerNumbers(input, weight, bias, ranges, input_learned, weight_learned, input_grad_scale, weight_grad_scale, group_size)
+    LayerNumbers(input, weight, bias, ranges, input_learned, weight_learned, input_grad_scale, weight_grad_scale,
+                 parse_grouped_backward("qat_linear_grouped", backward), group_size)
         .save(ctx);
-    ctx->saved_data["backward"] = std::string(backward);
     return output;
   }
 
@@ -44,7 +44,7 @@ struct QatLinearGrouped : torch::autograd::Function<QatLinearGrouped> {
     const auto product = qat_linear_grouped_backward(
         grads[0], saved[0], unless(numbers.input_learned, saved[1]), saved[2], unless(numbers.weight_learned, saved[3]),
         saved[4], saved[5], saved[6], numbers.group_size, numbers.ranges.input_min, numbers.ranges.input_max,
-        numbers.input_dtype, numbers.weight_dtype, ctx->saved_data["backward"].toStringView(), wanted);
+        numbers.input_dtype, numbers.weight_dtype, name_of(numbers.way), wanted);
     return layer_gradients(numbers, wanted, product, saved[1], saved[3], saved[4], saved[5], saved[6], kArguments);
   }
 };

@@ -12,6 +12,9 @@
 namespace torchqat {
 namespace {
 
+// Below this much of rows times panels a second thread costs more than it brings.
+constexpr int64_t kSerialBytes = 1 << 18;
+
 template <typename T>
 T* data(const at::Tensor& t) {
   return static_cast<T*>(t.mutable_data_ptr());
@@ -102,29 +105,6 @@ struct Limbs {
   }
 };
 
-// Panels over the reduction: the weight's q + 128 by lines of n, the input's codes by lines of m.
-int64_t weight_panel_bytes(const GradProblem& p) { return cpu::padded64(p.k) * cpu::padded64(p.n); }
-int64_t code_panel_bytes(const GradProblem& p) { return cpu::padded64(p.k) * cpu::padded64(p.m); }
-
-const uint8_t* weight_panels(const GradProblem& p, Scratch& scratch) {
-  auto* panels = scratch.take<uint8_t>(weight_panel_bytes(p));
-  const auto kernel = cpu::select<cpu::WeightToPanelsFn>(cpu::weight_to_panels_scalar, cpu::weight_to_panels_avx2,
-                                                         cpu::weight_to_panels_avx512);
-  at::parallel_for(0, cpu::padded64(p.k) / 64, 1,
-                   [&](int64_t begin, int64_t end) { kernel(p.weight.panels, p.n, p.k, panels, begin, end); });
-  return panels;
-}
-
-const uint8_t* code_panels(const GradProblem& p, Scratch& scratch) {
-  auto* panels = scratch.take<uint8_t>(code_panel_bytes(p));
-  const auto kernel = cpu::select<cpu::CodesToPanelsFn>(cpu::codes_to_panels_scalar, cpu::codes_to_panels_avx2,
-                                                        cpu::codes_to_panels_avx512);
-  at::parallel_for(0, cpu::padded64(p.k) / 64, 1, [&](int64_t begin, int64_t end) {
-    kernel(p.codes.const_data_ptr<uint8_t>(), p.m, cpu::padded64(p.k), p.k, panels, begin, end);
-  });
-  return panels;
-}
-
 // The part of a product that limbs and bfloat16 share: where it goes and what is masked.
 cpu::GemmGrad product(int64_t m, int64_t n, const at::Tensor& mask, const at::Tensor& out) {
   cpu::GemmGrad g;
@@ -145,37 +125,116 @@ float common_factor(const GradProblem& p) {
   return p.qparams->stride == 1 ? 1.0f : *p.qparams->scale.const_data_ptr<float>();
 }
 
-void run(const cpu::GemmGrad& g, cpu::GemmGradFn kernel, int64_t row_bytes) {
-  for_each_block(g.m, cpu::padded64(g.n) / cpu::kPanelColumns, row_bytes,
-                 [&](int64_t r0, int64_t r1, int64_t p0, int64_t p1) { kernel(g, r0, r1, p0, p1); });
+// Panels over the reduction, `lines` of it padded to 64, made a few at a time and used while they lie in the cache: of the
+// weight's q + 128 by lines of n, or of the input's codes by lines of m. Bytes, or bfloat16 made from the bytes.
+class PanelSource {
+ public:
+  static PanelSource weights(const GradProblem& p) {
+    const auto kernel = cpu::select<cpu::WeightToPanelsFn>(cpu::weight_to_panels_scalar, cpu::weight_to_panels_avx2,
+                                                           cpu::weight_to_panels_avx512);
+    PanelSource s(p.k, p.n);
+    // The kernel counts panels from its output's first.
+    s.fill_ = [&p, kernel](uint8_t* out, int64_t begin, int64_t end) {
+      kernel(p.weight.panels, p.n, p.k, out - begin * 64 * cpu::padded64(p.n), begin, end);
+    };
+    s.zero_point_ = 128;
+    s.zero_count_ = s.lines;
+    return s;
+  }
+  static PanelSource codes(const GradProblem& p) {
+    const auto kernel = cpu::select<cpu::CodesToPanelsFn>(cpu::codes_to_panels_scalar, cpu::codes_to_panels_avx2,
+                                                          cpu::codes_to_panels_avx512);
+    PanelSource s(p.k, p.m);
+    s.fill_ = [&p, kernel](uint8_t* out, int64_t begin, int64_t end) {
+      kernel(p.codes.const_data_ptr<uint8_t>(), p.m, cpu::padded64(p.k), p.k, out - begin * 64 * cpu::padded64(p.m), begin,
+             end);
+    };
+    const int32_t* zero_point = p.qparams->zero_point.const_data_ptr<int32_t>();
+    if (p.qparams->stride == 1) s.zero_points_ = zero_point;
+    s.zero_point_ = zero_point[0];
+    s.zero_count_ = p.m;
+    return s;
+  }
+  PanelSource as_bf16() && {
+    bf16_ = true;
+    return std::move(*this);
+  }
+
+  int64_t count, lines;
+
+  // Of one panel; and how many are made at a time.
+  int64_t panel_bytes() const { return (bf16_ ? 2 : 1) * 64 * lines; }
+  int64_t at_a_time() const { return std::clamp<int64_t>(kChunkBytes / panel_bytes(), 1, count); }
+  // What `parts` threads need, each at_a_time panels and their bytes if those are not the panels.
+  int64_t scratch_bytes(int64_t parts) const { return parts * part_bytes(at_a_time()); }
+  int64_t part_bytes(int64_t panels) const { return Scratch::padded(panels * (bf16_ ? 3 : 1) * 64 * lines); }
+
+  // Panels [begin, end) into the part.
+  const uint8_t* make(uint8_t* part, int64_t begin, int64_t end) const {
+    if (!bf16_) {
+      fill_(part, begin, end);
+      return part;
+    }
+    uint8_t* bytes = part + (end - begin) * panel_bytes();
+    fill_(bytes, begin, end);
+    cpu::panels_to_bf16(bytes, lines, zero_count_, zero_points_, zero_point_, reinterpret_cast<uint16_t*>(part), 0, end - begin);
+    return part;
+  }
+
+ private:
+  static constexpr int64_t kChunkBytes = 1 << 20;
+  PanelSource(int64_t columns, int64_t reduction) : count(cpu::padded64(columns) / 64), lines(cpu::padded64(reduction)) {}
+
+  std::function<void(uint8_t*, int64_t, int64_t)> fill_;
+  bool bf16_ = false;
+  const int32_t* zero_points_ = nullptr;
+  int32_t zero_point_ = 0;
+  int64_t zero_count_ = 0;
+};
+
+// With few panels all are made before their rows are shared out.
+bool few_panels(const PanelSource& source) { return source.count < 2 * at::get_num_threads() && at::get_num_threads() > 1; }
+
+int64_t panel_scratch(const PanelSource& source) {
+  return few_panels(source) ? source.part_bytes(source.count) : source.scratch_bytes(at::get_num_threads());
 }
 
-void multiply_limbs(cpu::GemmGrad g, const Limbs& a, const uint8_t* panels) {
+void run(cpu::GemmGrad g, cpu::GemmGradFn kernel, int64_t row_bytes, const PanelSource& source, Scratch& scratch) {
+  if (few_panels(source)) {
+    g.panels = source.make(scratch.take<uint8_t>(source.part_bytes(source.count)), 0, source.count);
+    for_each_block(g.m, source.count, row_bytes,
+                   [&](int64_t r0, int64_t r1, int64_t p0, int64_t p1) { kernel(g, r0, r1, p0, p1); });
+    return;
+  }
+  const int64_t step = source.at_a_time(), part = source.part_bytes(step);
+  auto* parts = scratch.take<uint8_t>(at::get_num_threads() * part);
+  at::parallel_for(0, source.count, g.m * source.panel_bytes() <= kSerialBytes ? source.count : 1, [&](int64_t begin, int64_t end) {
+    cpu::GemmGrad own = g;
+    for (int64_t p = begin; p < end; p += step) {
+      const int64_t to = std::min(end, p + step);
+      own.first_panel = p;
+      own.panels = source.make(parts + at::get_thread_num() * part, p, to);
+      for_each_block(g.m, to - p, row_bytes,
+                     [&](int64_t r0, int64_t r1, int64_t p0, int64_t p1) { kernel(own, r0, r1, p + p0, p + p1); });
+    }
+  });
+}
+
+void multiply_limbs(cpu::GemmGrad g, const Limbs& a, int64_t reduction, const PanelSource& source, Scratch& scratch) {
   g.reduction_bytes = g.lda = a.lines.ld;
+  g.used_bytes = reduction;
   g.a_high = a.lines.high;
   g.a_low = a.lines.low;
-  g.panels = panels;
   g.corrections = a.lines.sums;
   g.row_scale = a.scale;
   run(g, cpu::select<cpu::GemmGradFn>(cpu::gemm_limbs_scalar, cpu::gemm_limbs_avx2, cpu::gemm_limbs_avx512,
-                                      cpu::gemm_limbs_amx), 2 * g.lda);
+                                      cpu::gemm_limbs_amx), 2 * g.lda, source, scratch);
 }
 
-void multiply_bf16(cpu::GemmGrad g, const uint16_t* a, const uint16_t* panels, int64_t lines) {
-  g.reduction_bytes = g.lda = 2 * lines;
+void multiply_bf16(cpu::GemmGrad g, const uint16_t* a, const PanelSource& source, Scratch& scratch) {
+  g.reduction_bytes = g.lda = 2 * source.lines;
   g.a_high = reinterpret_cast<const uint8_t*>(a);
-  g.panels = reinterpret_cast<const uint8_t*>(panels);
-  run(g, cpu::current_isa() == cpu::Isa::amx ? cpu::gemm_bf16_amx : cpu::gemm_bf16_avx512bf16, g.lda);
-}
-
-// `zero_points` of the first `count` lines, or one for all.
-const uint16_t* bf16_panels(const uint8_t* panels, int64_t columns, int64_t lines, int64_t count,
-                            const int32_t* zero_points, int32_t zero_point, Scratch& scratch) {
-  auto* out = scratch.take<uint16_t>(cpu::padded64(columns) * lines);
-  at::parallel_for(0, cpu::padded64(columns) / 64, 1, [&](int64_t begin, int64_t end) {
-    cpu::panels_to_bf16(panels, lines, count, zero_points, zero_point, out, begin, end);
-  });
-  return out;
+  run(g, cpu::current_isa() == cpu::Isa::amx ? cpu::gemm_bf16_amx : cpu::gemm_bf16_avx512bf16, g.lda, source, scratch);
 }
 
 }  // namespace
@@ -211,8 +270,9 @@ void apply_bit_mask(const at::Tensor& values, const at::Tensor& mask) {
 
 void grad_by_limbs(const GradProblem& p, const GradResults& out) {
   const cpu::GradSource source = source_of(p);
-  const int64_t for_input = out.input.defined() ? Limbs::bytes(p.m, p.n) + weight_panel_bytes(p) : 0;
-  const int64_t for_weight = out.weight.defined() ? Limbs::bytes(p.n, p.m) + code_panel_bytes(p) : 0;
+  const PanelSource weights = PanelSource::weights(p), codes = PanelSource::codes(p);
+  const int64_t for_input = out.input.defined() ? Limbs::bytes(p.m, p.n) + panel_scratch(weights) : 0;
+  const int64_t for_weight = out.weight.defined() ? Limbs::bytes(p.n, p.m) + panel_scratch(codes) : 0;
   Scratch scratch(Statistics::bytes(p) + std::max(for_input, for_weight));
   const Statistics stats(p, source, out.bias, scratch);
   auto* const mark = scratch.mark();
@@ -221,7 +281,7 @@ void grad_by_limbs(const GradProblem& p, const GradResults& out) {
     rows.lines.weight = 128;  // the panels hold q + 128
     const auto split = cpu::select<cpu::SplitRowsFn>(cpu::split_rows_scalar, cpu::split_rows_avx2, cpu::split_rows_avx512);
     at::parallel_for(0, p.m, 8, [&](int64_t begin, int64_t end) { split(source, rows.lines, begin, end); });
-    multiply_limbs(product(p.m, p.k, p.mask, out.input), rows, weight_panels(p, scratch));
+    multiply_limbs(product(p.m, p.k, p.mask, out.input), rows, p.n, weights, scratch);
     scratch.rewind(mark);
   }
   if (out.weight.defined()) {
@@ -238,38 +298,36 @@ void grad_by_limbs(const GradProblem& p, const GradResults& out) {
                      [&](int64_t begin, int64_t end) { split(source, columns.lines, begin, end); });
     cpu::GemmGrad g = product(p.n, p.k, p.weight_mask, out.weight);
     g.factor = common_factor(p);
-    multiply_limbs(g, columns, code_panels(p, scratch));
+    multiply_limbs(g, columns, p.m, codes, scratch);
   }
 }
 
 void grad_by_bf16(const GradProblem& p, const GradResults& out) {
   const cpu::GradSource source = source_of(p);
+  const PanelSource codes = PanelSource::codes(p).as_bf16();
   const int64_t n_lines = cpu::padded64(p.n), m_lines = cpu::padded64(p.m);
-  // The panels as bytes, as bfloat16, and the gradient's rows or columns.
-  const int64_t for_input =
-      out.input.defined() ? 3 * weight_panel_bytes(p) + Scratch::padded(2 * p.m * n_lines) : 0;
-  const int64_t for_weight =
-      out.weight.defined() ? 3 * code_panel_bytes(p) + Scratch::padded(2 * p.n * m_lines) : 0;
+  // The panels and the gradient's rows or columns.
+  int64_t for_input = 0;
+  if (out.input.defined()) {
+    for_input = panel_scratch(PanelSource::weights(p).as_bf16()) + Scratch::padded(2 * p.m * n_lines);
+  }
+  const int64_t for_weight = out.weight.defined() ? panel_scratch(codes) + Scratch::padded(2 * p.n * m_lines) : 0;
   Scratch scratch(Statistics::bytes(p) + std::max(for_input, for_weight));
   if (out.bias.defined()) Statistics(p, source, out.bias, scratch);
   auto* const mark = scratch.mark();
   if (out.input.defined()) {
     auto* rows = scratch.take<uint16_t>(p.m * n_lines);
     at::parallel_for(0, p.m, 8, [&](int64_t begin, int64_t end) { cpu::grad_rows_to_bf16(source, rows, begin, end); });
-    multiply_bf16(product(p.m, p.k, p.mask, out.input), rows,
-                  bf16_panels(weight_panels(p, scratch), p.k, n_lines, n_lines, nullptr, 128, scratch), n_lines);
+    multiply_bf16(product(p.m, p.k, p.mask, out.input), rows, PanelSource::weights(p).as_bf16(), scratch);
     scratch.rewind(mark);
   }
   if (out.weight.defined()) {
     auto* columns = scratch.take<uint16_t>(p.n * m_lines);
     at::parallel_for(0, cpu::padded64(p.n) / 64, 1,
                      [&](int64_t begin, int64_t end) { cpu::grad_columns_to_bf16(source, columns, begin, end); });
-    const int32_t* zero_point = p.qparams->zero_point.const_data_ptr<int32_t>();
     cpu::GemmGrad g = product(p.n, p.k, p.weight_mask, out.weight);
     g.factor = common_factor(p);
-    multiply_bf16(g, columns,
-                  bf16_panels(code_panels(p, scratch), p.k, m_lines, p.m,
-                              p.qparams->stride == 1 ? zero_point : nullptr, zero_point[0], scratch), m_lines);
+    multiply_bf16(g, columns, codes, scratch);
   }
 }
 

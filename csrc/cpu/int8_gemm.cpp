@@ -1,6 +1,7 @@
 // Tensors to integer GEMM kernels.
 #include "cpu/int8_gemm.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -30,9 +31,12 @@ cpu::FloatType float_type(at::ScalarType dtype) {
 at::Tensor read_scale(const char* op, const char* name, const at::Tensor& scale, bool learned) {
   // The usual scale is taken as it is: each ATen call would cost as much as a small layer's product.
   const bool ready = scale.scalar_type() == at::kFloat && scale.is_contiguous();
-  at::Tensor values = ready ? scale.detach() : scale.detach().to(at::kFloat).contiguous();
-  if (learned) values = values.clamp_min(std::numeric_limits<float>::min());
+  at::Tensor values = ready ? scale : scale.detach().to(at::kFloat).contiguous();
   const float* s = values.const_data_ptr<float>();
+  if (learned && std::any_of(s, s + values.numel(), [](float v) { return v < std::numeric_limits<float>::min(); })) {
+    values = values.detach().clamp_min(std::numeric_limits<float>::min());
+    s = values.const_data_ptr<float>();
+  }
   for (int64_t i = 0; i < values.numel(); ++i) {
     TORCH_CHECK_VALUE(std::isfinite(s[i]) && s[i] > 0, op, ": ", name, " must be finite and > 0, got ", s[i], " at ", i);
   }
@@ -180,7 +184,8 @@ at::Tensor int8_gemm(const QuantizedRows& x, int64_t rows, const InputQParams& q
   g.b_stride = weight_scale.numel() == 1 ? 0 : 1;
   at::Tensor float_bias;
   if (bias.has_value()) {
-    float_bias = bias->detach().to(at::kFloat).contiguous();
+    const bool ready = bias->scalar_type() == at::kFloat && bias->is_contiguous();
+    float_bias = ready ? *bias : bias->detach().to(at::kFloat).contiguous();
     g.bias = float_bias.const_data_ptr<float>();
   }
   if (x.nan_rows.defined()) g.nan_rows = x.nan_rows.const_data_ptr<uint8_t>();

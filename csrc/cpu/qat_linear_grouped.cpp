@@ -10,6 +10,7 @@
 #include "cpu/kernels/gemm_grad.h"
 #include "cpu/kernels/grad_bf16.h"
 #include "cpu/kernels/panels.h"
+#include "cpu/kernels/quantize_groups.h"
 #include "ops/linear_grouped.h"
 #include "ops/linear_int8.h"
 
@@ -38,8 +39,10 @@ void quantize_whole_groups(const at::Tensor& weight, const at::Tensor& scale, in
   q.signed_codes = true;
   q.mask = out.mask.mutable_data_ptr<uint8_t>();
   q.ld_mask = group / 8;
-  const auto kernel = cpu::select<cpu::QuantizeRowsFn>(cpu::quantize_rows_scalar, cpu::quantize_rows_avx2,
-                                                       cpu::quantize_rows_avx512);
+  const auto kernel = group % 16 == 0 ? cpu::select<cpu::QuantizeGroupsFn>(cpu::quantize_groups_scalar, cpu::quantize_groups_avx2,
+                                                                           cpu::quantize_groups_avx512)
+                                      : cpu::select<cpu::QuantizeRowsFn>(cpu::quantize_rows_scalar, cpu::quantize_rows_avx2,
+                                                                         cpu::quantize_rows_avx512);
   at::parallel_for(0, lines, std::max<int64_t>(1, 32768 / group), [&](int64_t begin, int64_t end) { kernel(q, begin, end); });
 }
 

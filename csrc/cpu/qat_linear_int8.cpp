@@ -1,10 +1,11 @@
 // The int8 training layer on the CPU: the deployed layer's kernels forward, products on the saved codes backward.
-#include "ops/qat_linear_int8.h"
+#include "cpu/qat_linear_int8.h"
 
 #include "cpu/grad_gemm.h"
 #include "cpu/int8_gemm.h"
 #include "cpu/isa.h"
 #include "cpu/kernels/panels.h"
+#include "cpu/range_state.h"
 #include "ops/linear_int8.h"
 
 namespace torchqat {
@@ -107,6 +108,24 @@ QatRows forward_cpu(const at::Tensor& input, const at::Tensor& packed_weight, co
   TORCH_CHECK_VALUE(output.size(-1) == n, op, ": packed_weight must hold ", n, " rows, got ", output.size(-1));
   return {output, rows.codes, rows.mask};
 }
+
+}  // namespace
+
+cpu::ObservedForward cpu::qat_linear_int8_observed_forward(const ObservedArguments& a, bool with_masks) {
+  constexpr auto op = "qat_linear_int8";
+  auto [input_scale, input_zero_point] =
+      observe_minmax(a.input, a.min_val, a.max_val, a.nonfinite_count, {}, a.averaging_constant, a.ranges.input_min,
+                     a.ranges.input_max, a.input_symmetric);
+  check_qat_linear_int8(op, a.input, a.weight, a.bias, input_scale, input_zero_point, std::nullopt, a.ranges);
+  auto [packed, weight_mask, weight_scale] = quantize_weight(op, a.weight, std::nullopt, a.ranges.weight_min,
+                                                             a.ranges.weight_max, /*learned=*/false, with_masks);
+  auto [output, rows] = multiply(a.input, packed, weight_scale, a.bias, input_scale, input_zero_point, a.ranges.input_min,
+                                 a.ranges.input_max, /*input_learned=*/false, with_masks);
+  return {std::move(output),      std::move(rows.codes),   std::move(rows.mask),   std::move(packed),
+          std::move(weight_mask), std::move(weight_scale), std::move(input_scale), std::move(input_zero_point)};
+}
+
+namespace {
 
 // The plain way: float products on the dequantised codes.
 void grad_by_float(const GradProblem& p, const GradResults& out) {

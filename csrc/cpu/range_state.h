@@ -16,4 +16,10 @@ void merge_into(const at::Tensor& min_val, const at::Tensor& max_val, const at::
 std::tuple<at::Tensor, at::Tensor> qparams_of_range(const at::Tensor& min_val, const at::Tensor& max_val, int64_t quant_min,
                                                     int64_t quant_max, bool symmetric);
 
+// observe_minmax_ itself.
+std::tuple<at::Tensor, at::Tensor> observe_minmax(const at::Tensor& input, at::Tensor& min_val, at::Tensor& max_val,
+                                                  at::Tensor& nonfinite_count, at::IntArrayRef block_size,
+                                                  double averaging_constant, int64_t quant_min, int64_t quant_max,
+                                                  bool symmetric);
+
 }  // namespace torchqat::cpu

@@ -122,6 +122,7 @@ void check(int64_t m, int64_t n, int64_t k, bool extreme = false) {
     g.m = m;
     g.n = k;
     g.reduction_bytes = g.lda = n_padded;
+    g.used_bytes = n;
     g.a_high = lines.high;
     g.a_low = lines.low;
     g.panels = panels.data();
@@ -155,6 +156,7 @@ void check(int64_t m, int64_t n, int64_t k, bool extreme = false) {
     path.code_panels(p.codes.data(), m, k_padded, k, panels.data(), 0, k_padded / 64);
     g.m = n;
     g.reduction_bytes = g.lda = m_padded;
+    g.used_bytes = m;
     g.a_low = lines.low;
     g.row_scale = column_scale.data();
     g.factor = 0.5f;
@@ -179,6 +181,7 @@ TEST(GemmGrad, LimbsAtTileEdges) {
   for (int64_t m : {1, 2, 3, 4, 7, 15, 16, 17, 33, 63, 64, 65}) check(m, 32, 20);
   for (int64_t n : {1, 5, 15, 16, 17, 48, 63, 64, 65, 130}) check(6, n, 9);
   for (int64_t k : {1, 7, 8, 63, 64, 65, 130}) check(5, 16, k);
+  for (int64_t m : {5, 8, 31, 32}) check(m, 67, 130);  // short reductions of dW, whole and partial blocks of rows
 }
 
 TEST(GemmGrad, SegmentsAndExtremes) {

@@ -9,6 +9,7 @@
 #include "cpu/isa.h"
 #include "cpu/kernels/pack_s8.h"
 #include "cpu/kernels/panels.h"
+#include "cpu/kernels/quantize_groups.h"
 #include "cpu/kernels/quantize_rows.h"
 
 using namespace torchqat::cpu;
@@ -22,12 +23,14 @@ struct Path {
   const char* name;
   QuantizeRowsFn rows;
   QuantizePackS8Fn pack;
+  QuantizeGroupsFn groups;
+  GroupScalesFn group_scales;
 };
 
 std::vector<Path> paths() {
-  const Path all[] = {{"scalar", quantize_rows_scalar, quantize_pack_s8_scalar},
-                      {"avx2", quantize_rows_avx2, quantize_pack_s8_avx2},
-                      {"avx512", quantize_rows_avx512, quantize_pack_s8_avx512}};
+  const Path all[] = {{"scalar", quantize_rows_scalar, quantize_pack_s8_scalar, quantize_groups_scalar, group_scales_scalar},
+                      {"avx2", quantize_rows_avx2, quantize_pack_s8_avx2, quantize_groups_avx2, group_scales_avx2},
+                      {"avx512", quantize_rows_avx512, quantize_pack_s8_avx512, quantize_groups_avx512, group_scales_avx512}};
   return {all, all + std::min(2, static_cast<int>(supported_isa())) + 1};
 }
 
@@ -157,6 +160,103 @@ TEST(QuantizePack, CodesSumsAndMask) {
         }
         for (size_t s = 0; s < sum.size(); ++s) {
           ASSERT_EQ(sums[s * static_cast<size_t>(n_padded) + static_cast<size_t>(i)], sum[s]) << path.name;
+        }
+      }
+    }
+  }
+}
+
+// The scale taken from the row itself: ties lie where rows are filled with them, and nothing is masked but what is not finite.
+TEST(QuantizePack, ScalesOfTheRowsThemselves) {
+  for (float scale : {0.1f, 0.0078431377f, 1.0f, 1.7e-5f, 2.5e36f, 1.5e-38f}) {
+    std::vector<float> row;
+    for (float x : near_ties(scale)) {
+      if (std::fabs(x) <= 127.0f * scale) row.push_back(x);
+    }
+    row.push_back(127.0f * scale);
+    const auto k = static_cast<int64_t>(row.size());
+    const int64_t n = 3, ld_mask = (k + 7) / 8;
+    std::vector<float> w;
+    for (int64_t i = 0; i < n; ++i) w.insert(w.end(), row.begin(), row.end());
+    w[static_cast<size_t>(k)] = inf;
+    w[static_cast<size_t>(2 * k - 1)] = nan_value;
+    for (const Path& path : paths()) {
+      std::vector<int8_t> panels(static_cast<size_t>(64 * padded64(k))), codes(w.size());
+      std::vector<int32_t> sums(64);
+      std::vector<uint8_t> mask(static_cast<size_t>(n * ld_mask));
+      std::vector<float> chosen(static_cast<size_t>(n));
+      QuantizeWeights q;
+      q.weight = w.data();
+      q.chosen_scale = chosen.data();
+      q.mask = mask.data();
+      path.pack(q, {n, k, panels.data(), sums.data()}, 0, 1);
+      unpack_s8(panels.data(), n, k, codes.data());
+      for (int64_t i = 0; i < n; ++i) {
+        float largest = 0.0f;
+        for (int64_t j = 0; j < k; ++j) {
+          const float x = std::fabs(w[static_cast<size_t>(i * k + j)]);
+          if (x <= std::numeric_limits<float>::max()) largest = std::max(largest, x);
+        }
+        const float s = std::max(largest / 127.0f, std::numeric_limits<float>::min());
+        ASSERT_EQ(chosen[static_cast<size_t>(i)], s) << path.name;
+        for (int64_t j = 0; j < k; ++j) {
+          const Expected e = expected(w[static_cast<size_t>(i * k + j)], s, 0, -127.0f, 127.0f);
+          ASSERT_EQ(codes[static_cast<size_t>(i * k + j)], e.code) << path.name << " scale " << s;
+          ASSERT_EQ((mask[static_cast<size_t>(i * ld_mask + j / 8)] >> (j % 8)) & 1, e.inside ? 1 : 0) << path.name;
+        }
+      }
+    }
+  }
+}
+
+TEST(QuantizeGroups, CodesMasksAndScales) {
+  for (int64_t group : {16, 32, 48, 128}) {
+    for (float scale : {0.1f, 0.0078431377f, 1.0f, 3.0e-39f, 1.17549435e-38f, 2.5e38f, 0.99999994f}) {
+      std::vector<float> x = near_ties(scale);
+      x.push_back(nan_value);
+      x.resize(x.size() / static_cast<size_t>(group) * static_cast<size_t>(group));
+      const int64_t groups = static_cast<int64_t>(x.size()) / group;
+      const std::vector<float> scales(static_cast<size_t>(groups), scale);
+      for (const Path& path : paths()) {
+        std::vector<int8_t> codes(x.size(), 99);
+        std::vector<uint8_t> mask(x.size() / 8);
+        QuantizeRows q;
+        q.input = x.data();
+        q.columns = q.ld_input = q.ld_codes = group;
+        q.scale = scales.data();
+        q.stride = 1;
+        q.quant_min = -8.0f;
+        q.quant_max = 7.0f;
+        q.codes = reinterpret_cast<uint8_t*>(codes.data());
+        q.signed_codes = true;
+        q.mask = mask.data();
+        q.ld_mask = group / 8;
+        path.groups(q, 0, 1);
+        path.groups(q, 1, groups);
+        for (size_t i = 0; i < x.size(); ++i) {
+          const Expected e = expected(x[i], scale, 0, -8.0f, 7.0f);
+          ASSERT_EQ(codes[i], e.code) << path.name << " x " << x[i] << " scale " << scale;
+          ASSERT_EQ((mask[i / 8] >> (i % 8)) & 1, e.inside ? 1 : 0) << path.name << " x " << x[i] << " scale " << scale;
+        }
+        std::vector<float> finite = x, found(static_cast<size_t>(groups), -1.0f);
+        for (float& v : finite) v = std::isfinite(v) ? v : 0.0f;
+        std::fill(finite.begin(), finite.begin() + group, 0.0f);  // a group without values has the scale 1
+        GroupScales g;
+        g.input = finite.data();
+        g.group = group;
+        g.quant_min = -8.0f;
+        g.quant_max = 7.0f;
+        g.scale = found.data();
+        ASSERT_TRUE(path.group_scales(g, 0, groups)) << path.name;
+        for (int64_t i = 0; i < groups; ++i) {
+          float largest = 0.0f;
+          for (int64_t j = 0; j < group; ++j) largest = std::max(largest, std::fabs(finite[static_cast<size_t>(i * group + j)]));
+          const float wanted = largest == 0.0f ? 1.0f : std::max(largest / 7.0f, std::numeric_limits<float>::min());
+          ASSERT_EQ(found[static_cast<size_t>(i)], wanted) << path.name;
+        }
+        for (float bad : {inf, -inf, nan_value}) {
+          finite.back() = bad;
+          EXPECT_FALSE(path.group_scales(g, 0, groups)) << path.name;
         }
       }
     }

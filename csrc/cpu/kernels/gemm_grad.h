@@ -12,10 +12,12 @@ namespace torchqat::cpu {
 struct GemmGrad {
   int64_t m = 0, n = 0;
   int64_t reduction_bytes = 0;       // of a row of A: padded to 64; s8: one byte, bfloat16: two bytes per r
+  int64_t used_bytes = 0;            // limbs: those that can differ from 0
   const uint8_t* a_high = nullptr;   // [m, lda] bytes; bfloat16: the only plane
   const uint8_t* a_low = nullptr;
   int64_t lda = 0;
-  const uint8_t* panels = nullptr;   // [ceil(n / 64)][reduction_bytes / 4][64][4]
+  const uint8_t* panels = nullptr;   // [panels from first_panel on][reduction_bytes / 4][64][4]
+  int64_t first_panel = 0;
   const int32_t* corrections = nullptr;  // limbs: [segments][2][m]
   const float* row_scale = nullptr;  // [m] or absent: 1
   float factor = 1.0f;               // of all of C

@@ -50,7 +50,7 @@ void run_gemm_limbs_of(const GemmGrad& g, int64_t row_begin, int64_t row_end, in
   const int64_t segments = segment_count(g.reduction_bytes);
   Tile tile;
   for (int64_t p = panel_begin; p < panel_end; ++p) {
-    const uint8_t* panel = g.panels + p * g.reduction_bytes * columns;
+    const uint8_t* panel = g.panels + (p - g.first_panel) * g.reduction_bytes * columns;
     for (int64_t i = row_begin; i < row_end; i += half) {
       const int64_t rows = std::min(half, row_end - i);
       for (int64_t s = 0; s < segments; ++s) {
@@ -88,7 +88,7 @@ void run_gemm_bf16_of(const GemmGrad& g, int64_t row_begin, int64_t row_end, int
   alignas(64) float acc[rows_max * columns];
   Tile tile;
   for (int64_t p = panel_begin; p < panel_end; ++p) {
-    const uint8_t* panel = g.panels + p * g.reduction_bytes * columns;
+    const uint8_t* panel = g.panels + (p - g.first_panel) * g.reduction_bytes * columns;
     for (int64_t i = row_begin; i < row_end; i += rows_max) {
       const int64_t rows = std::min(rows_max, row_end - i), rows0 = std::min(half, rows);
       const uint8_t* a = g.a_high + i * g.lda;

@@ -18,7 +18,7 @@ struct GradSource {
   const float* row_factor = nullptr;     // [m] or absent: 1
 };
 
-constexpr int64_t kGradChunk = 1024;  // columns in a chunk of statistics
+constexpr int64_t kGradChunk = 256;  // columns in a chunk of statistics
 
 struct GradStats {
   float* row_max = nullptr;     // [chunks, m]: largest |dy * column_factor| of a row's chunk; NaN counts as largest

@@ -70,7 +70,9 @@ void split_columns_wide(const GradSource& s, const LimbLines& lines, int64_t blo
       int32_t* sums = lines.sums + m / kSegment * 2 * s.n + c;
       __m512i low[16], high[16];
       __m512i low_sum = _mm512_loadu_si512(sums + s.n), high_sum = _mm512_loadu_si512(sums);
-      for (int q = 0; q < 16; ++q) {
+      const int filled = static_cast<int>(std::min<int64_t>(16, (s.m - m + 3) / 4));
+      for (int q = filled; q < 16; ++q) low[q] = high[q] = _mm512_setzero_si512();
+      for (int q = 0; q < filled; ++q) {
         __m512i value[4];
 #pragma GCC unroll 4
         for (int t = 0; t < 4; ++t) {

@@ -5,6 +5,7 @@
 #include "cpu/kernels/panels.h"
 #include "cpu/kernels/quantize_span_generic.h"
 #include "numerics/qparams.h"
+#include "numerics/rounded_product.h"
 
 namespace torchqat::cpu {
 namespace {
@@ -58,41 +59,105 @@ void run_pack_s8(const int8_t* codes, const PackedS8& packed, int64_t panel_begi
 
 constexpr int64_t kReadAhead = 2048;  // bytes
 
-// The largest finite |x| of a row.
+// The largest |x| of a row by its bits, so that what is not finite shows in it.
 template <typename T>
 TORCHQAT_INLINE float largest_magnitude(const T* x, int64_t count) {
   const Vec zero(0.0f);
   Vec most[4] = {zero, zero, zero, zero};
-  const auto take = [](Vec value, Vec& m) __attribute__((always_inline)) {
-    m = lane_max(select(numerics::is_finite(value), lane_abs(value), Vec(0.0f)), m);
-  };
   int64_t j = 0;
   for (; j + 4 * Vec::size <= count; j += 4 * Vec::size) {
 #pragma GCC unroll 4
     for (int w = 0; w < 4; ++w) {
       // Rows follow one another; the hardware looks no further than the page, the loop alone would wait at each.
       __builtin_prefetch(reinterpret_cast<const char*>(x + j + w * Vec::size) + kReadAhead);
-      take(Vec::load(x + j + w * Vec::size), most[w]);
+      most[w] = lane_max_bits(lane_abs(Vec::load(x + j + w * Vec::size)), most[w]);
     }
   }
   for (; j < count; j += Vec::size) {
     T rest[Vec::size] = {};
     std::memcpy(rest, x + j, static_cast<size_t>(std::min<int64_t>(Vec::size, count - j)) * sizeof(T));
-    take(Vec::load(rest), most[0]);
+    most[0] = lane_max_bits(lane_abs(Vec::load(rest)), most[0]);
   }
-  return reduce_max(lane_max(lane_max(most[0], most[1]), lane_max(most[2], most[3])));
+  alignas(64) int32_t lanes[Vec::size];
+  const Vec all = lane_max_bits(lane_max_bits(most[0], most[1]), lane_max_bits(most[2], most[3]));
+  std::memcpy(lanes, &all, sizeof lanes);
+  const int32_t largest = *std::max_element(lanes, lanes + Vec::size);
+  float value;
+  std::memcpy(&value, &largest, sizeof value);
+  return value;
 }
 
-// Scales of a panel's rows. The rows are read here and quantised next, from the cache.
+// The largest finite |x| of a row.
 template <typename T>
-TORCHQAT_INLINE void choose_scales(const QuantizeWeights& q, int64_t k, int64_t first, int64_t rows) {
+float largest_finite_magnitude(const T* x, int64_t count) {
+  Vec most(0.0f);
+  for (int64_t j = 0; j < count; j += Vec::size) {
+    T values[Vec::size] = {};
+    std::memcpy(values, x + j, static_cast<size_t>(std::min<int64_t>(Vec::size, count - j)) * sizeof(T));
+    const Vec value = Vec::load(values);
+    most = lane_max(select(numerics::is_finite(value), lane_abs(value), Vec(0.0f)), most);
+  }
+  return reduce_max(most);
+}
+
+// Scales of a panel's rows; bit r of the result: all of row r is finite. The rows are read here and quantised next, from the
+// cache.
+template <typename T>
+TORCHQAT_INLINE uint64_t choose_scales(const QuantizeWeights& q, int64_t k, int64_t first, int64_t rows) {
   alignas(64) float most[kPanelColumns] = {};
-  for (int64_t r = 0; r < rows; ++r) most[r] = largest_magnitude(static_cast<const T*>(q.weight) + (first + r) * k, k);
+  uint64_t finite = 0;
+  for (int64_t r = 0; r < rows; ++r) {
+    const T* row = static_cast<const T*>(q.weight) + (first + r) * k;
+    most[r] = largest_magnitude(row, k);
+    if (most[r] <= std::numeric_limits<float>::max()) {
+      finite |= uint64_t{1} << r;
+    } else {
+      most[r] = largest_finite_magnitude(row, k);
+    }
+  }
   for (int64_t r = 0; r < kPanelColumns; r += Vec::size) {
     const Vec high = Vec::load(most + r);
     numerics::qparams(Vec(0.0f) - high, high, q.quant_min, q.quant_max, true).scale.store(most + r);
   }
   std::memcpy(q.chosen_scale + first, most, static_cast<size_t>(rows) * sizeof(float));
+  return finite;
+}
+
+// Codes of values that lie within the grid, as all finite ones do under the scale chosen from them.
+template <typename T>
+TORCHQAT_INLINE void quantize_inside(const T* x, int64_t count, const Grid& grid, int8_t* codes) {
+  const Vec scale(grid.scale), reciprocal(grid.reciprocal);
+  const auto block = [&](const T* from, int8_t* to) __attribute__((always_inline)) {
+    constexpr int vectors = 64 / Vec::size;
+    Vec nearest[vectors];
+    Vec farthest(0.0f);
+#pragma GCC unroll 16
+    for (int w = 0; w < vectors; ++w) {
+      const Vec product = Vec::load(from + w * Vec::size) * reciprocal;
+      nearest[w] = round_even(product);
+      farthest = lane_max_bits(numerics::rounding_distance(product, nearest[w]), farthest);
+    }
+    constexpr uint32_t all = (1u << Vec::size) - 1u;
+    if (numerics::mask_bits(in_range(farthest, Vec(0.0f), Vec(numerics::kCertainDistance))) != all) [[unlikely]] {
+      for (int w = 0; w < vectors; ++w) nearest[w] = round_even(Vec::load(from + w * Vec::size) / scale);
+    }
+#pragma GCC unroll 16
+    for (int w = 0; w < vectors; ++w) nearest[w].store_s8(to + w * Vec::size);
+  };
+  int64_t j = 0;
+  for (; j + 64 <= count; j += 64) block(x + j, codes + j);
+  if (j < count) {
+    T rest[64] = {};
+    int8_t rest_codes[64];
+    std::memcpy(rest, x + j, static_cast<size_t>(count - j) * sizeof(T));
+    block(rest, rest_codes);
+    std::memcpy(codes + j, rest_codes, static_cast<size_t>(count - j));
+  }
+}
+
+TORCHQAT_INLINE void fill_mask(uint8_t* mask, int64_t count) {
+  std::memset(mask, 0xff, static_cast<size_t>(count / 8));
+  if (count % 8 != 0) mask[count / 8] = static_cast<uint8_t>((1u << (count % 8)) - 1u);
 }
 
 template <typename Block, typename T>
@@ -102,7 +167,11 @@ void quantize_pack_of(const QuantizeWeights& q, const PackedS8& packed, int64_t 
   const int64_t stride = q.chosen_scale != nullptr ? 1 : q.stride;
   for (int64_t p = panel_begin; p < panel_end; ++p) {
     const int64_t first = p * kPanelColumns;
-    if (q.chosen_scale != nullptr) choose_scales<T>(q, packed.k, first, std::min(kPanelColumns, packed.n - first));
+    uint64_t inside = 0;
+    if (q.chosen_scale != nullptr) {
+      inside = choose_scales<T>(q, packed.k, first, std::min(kPanelColumns, packed.n - first));
+      if (-q.quant_max < q.quant_min || q.quant_max > 127.0f) inside = 0;
+    }
     pack_panel<Block>(packed, p, [&](int64_t row, int64_t k, int64_t count, int8_t* out) {
       const Grid grid(scale[row * stride], 0.0f, q.quant_min, q.quant_max);
       // Sixty-four rows take turns, too short runs for the hardware to see: their next blocks are asked for here.
@@ -111,6 +180,11 @@ void quantize_pack_of(const QuantizeWeights& q, const PackedS8& packed, int64_t 
         for (int64_t line = 0; line < count * static_cast<int64_t>(sizeof(T)); line += 64) __builtin_prefetch(next + line);
       }
       uint8_t* mask = q.mask != nullptr ? q.mask + row * ld_mask + k / 8 : nullptr;
+      if ((inside >> (row - first) & 1) != 0) {
+        quantize_inside(static_cast<const T*>(q.weight) + row * packed.k + k, count, grid, out);
+        if (mask != nullptr) fill_mask(mask, count);
+        return;
+      }
       quantize_span(static_cast<const T*>(q.weight) + row * packed.k + k, count, grid, out, mask);
     });
   }

@@ -253,6 +253,11 @@ class ScaleSource(nn.Module):
     def qparams_again(self) -> tuple[Tensor, Tensor]:
         """Scale and zero point for a forward that activation checkpointing repeats: the statistics as they are.
 
+        They are the first forward's where its backward comes before the next forward, as in any training loop with one loss per
+        step. Where the same layer ran several checkpointed forwards before their backwards (micro-batches kept and then summed
+        into one loss), the earlier ones are repeated with the statistics of the last: their gradients are those of a slightly newer
+        scale. freeze_observers, or a backward per micro-batch, makes them exact.
+
         Selective checkpointing looks for every op of the repeated forward among those of the first. That one observed; to read
         the statistics is another op, which it must not see.
         """

@@ -116,6 +116,8 @@ class QatLayer(nn.Module):
         if quantizer.is_float_grid():
             raise ValueError(f"integer_weights: this layer's weight is on the float grid {quantizer.format}")
         weight, _ = self.effective_weight()
+        if self.integer and weight.dtype == torch.float64:
+            weight = weight.to(torch.float32)  # what the integer kernels round
         scale, zero_point = self.weight_qparams(weight)
         weight = quantizer.to_levels(weight, scale)
         dtype = torch.uint8 if quantizer.quant_min >= 0 else torch.int8

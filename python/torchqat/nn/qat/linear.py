@@ -6,10 +6,11 @@ from torch import Tensor, nn
 
 from torchqat.config import QConfig
 from torchqat.nn.qat._layer import QatLayer
-from torchqat.observers import RangeObserver, in_recomputation
+from torchqat.observers import RangeObserver
 
 _FLOAT8 = ("e4m3fn", "e5m2")
 _OBSERVED = torch.ops.torchqat.qat_linear_int8_observed.default
+_graph_task = torch._C._current_graph_task_id
 
 
 def has_float8_form(qconfig: QConfig) -> bool:
@@ -54,13 +55,15 @@ class LinearLayer(QatLayer):
 
     def forward(self, input: Tensor) -> Tensor:
         if not torch.jit.is_scripting():
-            if self.plain_scales and self.training and not torch.compiler.is_compiling():
+            if self.plain_scales and self.training and input.dtype != torch.float64 and not torch.compiler.is_compiling():
                 output = self.observed_forward(input)
                 if output is not None:
                     return output
         if self.weight_fake_quant is not None and self.activation_fake_quant is not None:
             by_chance = self.stochastic and self.training
             if self.integer and self.weight_fake_quant.enabled and self.activation_fake_quant.enabled and not by_chance:
+                if input.dtype == torch.float64:
+                    return self.integer_forward(input.to(torch.float32)).to(torch.float64)
                 return self.integer_forward(input)
             if (
                 self.float8
@@ -81,6 +84,8 @@ class LinearLayer(QatLayer):
         packed_weight: Tensor | None = None
         weight_mask: Tensor | None = None
         matrix = self.matrix()
+        if matrix.dtype == torch.float64:
+            matrix = matrix.to(torch.float32)
         weight_scale, _ = self.weight_fake_quant.qparams(matrix)
         weight = self.weight_fake_quant.to_levels(self.weight_fake_quant.shaped(matrix), weight_scale)
         input = self.activation_fake_quant.to_levels(input, input_scale)
@@ -181,7 +186,7 @@ class LinearLayer(QatLayer):
         activation, weight = modules["activation_fake_quant"], modules["weight_fake_quant"]
         if not (activation.enabled and weight.enabled and activation.observer_enabled) or weight.reused is not None:
             return None
-        if in_recomputation():
+        if _graph_task() != -1:  # in backward: this forward repeats one for activation checkpointing
             # The same ops as the first time, less the statistics: selective checkpointing compares them.
             scale, zero_point = activation.qparams_again()
             return self.multiply(input, self.matrix(), scale, zero_point, None, None, None)
@@ -209,7 +214,9 @@ class Linear(LinearLayer, nn.Linear):
     """`y = x_q @ w_q.T + b` on quantised values.
 
     With integer weight and activation the forward is the deployed integer kernel itself, with both on 8-bit float grids that of
-    linear_float8 (FP8 tensor cores where there are some); otherwise it is a float product of fake-quantised tensors.
+    linear_float8 (FP8 tensor cores where there are some); otherwise it is a float product of fake-quantised tensors. The integer
+    layer's arithmetic is float32's around its integers: float64 inputs and weights are rounded to float32 first, and the result is
+    returned as float64, before and after convert.
 
     Shape: input [..., in_features]; output [..., out_features].
 

@@ -38,6 +38,12 @@ class Linear(QuantizedLayer):
         return torch.ops.torchqat.linear_int8_unpack(self.packed_weight)
 
     def forward(self, input: Tensor) -> Tensor:
+        if input.dtype == torch.float64:  # in float32, as in training
+            output = self.integer_forward(input.to(torch.float32))
+            return output.to(torch.float64) if output.is_floating_point() else output
+        return self.integer_forward(input)
+
+    def integer_forward(self, input: Tensor) -> Tensor:
         input_scale, input_zero_point = self.input_scale, self.input_zero_point
         if input_scale is not None and input_zero_point is not None:
             output_scale = self.output_scale

@@ -35,6 +35,11 @@ class LinearGrouped(QuantizedLayer):
         return torch.ops.torchqat.linear_grouped_unpack(self.packed_weight)
 
     def forward(self, input: Tensor) -> Tensor:
+        if input.dtype == torch.float64:  # in float32, as in training
+            return self.integer_forward(input.to(torch.float32)).to(torch.float64)
+        return self.integer_forward(input)
+
+    def integer_forward(self, input: Tensor) -> Tensor:
         input_scale, input_zero_point = self.input_scale, self.input_zero_point
         if input_scale is not None and input_zero_point is not None:
             return torch.ops.torchqat.linear_grouped_int8(

@@ -61,6 +61,25 @@ def test_the_forward_has_the_bits_of_the_deployed_layer(m, n, k, group, bits, pe
     assert relative(deployed, reference(x, w, b, s, z, w_scale, min(group, k), ranges)) < 1e-5
 
 
+@pytest.mark.parametrize("n", [1, 64, 70, 130])
+@pytest.mark.parametrize("k, group", [(64, 16), (64, 64), (128, 32), (192, 48), (192, 192), (320, 64)])
+def test_whole_groups_have_the_bits_of_the_deployed_layer(n, k, group):
+    """Nothing is padded: quantised and packed panel by panel."""
+    x, w, b, s, z, w_scale, ranges = problem(5, n, k, group, 4)
+    w[0, :3] = torch.tensor([float("nan"), float("inf"), -float("inf")])
+    w[-1, k - 1] = 1e30
+    codes = ops.quantize(w, w_scale, None, [1, group], ranges[2], ranges[3], torch.int8)
+    deployed = ops.linear_grouped_int8(x, ops.linear_grouped_pack(codes, 4, group), w_scale, b, s, z, *ranges[:2])
+    for isa in ISAS:
+        ops._set_cpu_isa(isa)
+        leaf = w.clone().requires_grad_()
+        y = ops.qat_linear_grouped(x, leaf, b, s, z, w_scale, group, *ranges)
+        assert torch.equal(y, deployed), isa
+        y.sum().backward()
+        inside = (torch.round(w / w_scale.repeat_interleave(group, 1)) == codes) & w.isfinite()
+        assert torch.equal(leaf.grad != 0, inside), isa
+
+
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("backward, bound", [("float32", 2e-6), ("bfloat16", 3e-3), ("auto", 3e-3)])
 @pytest.mark.parametrize("group, k", [(32, 256), (20, 130)])

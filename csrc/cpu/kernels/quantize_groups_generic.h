@@ -20,6 +20,14 @@ TORCHQAT_INLINE auto with_input_type(FloatType type, F f) {
   }
 }
 
+// Groups follow one another; the hardware looks no further than the page, the loop alone would wait at each.
+template <typename T>
+TORCHQAT_INLINE void ask_ahead(const T* x, int64_t count) {
+  constexpr int64_t ahead = 2048;
+  const char* next = reinterpret_cast<const char*>(x) + ahead;
+  for (int64_t at = 0; at < count * static_cast<int64_t>(sizeof(T)); at += 64) __builtin_prefetch(next + at);
+}
+
 template <typename T>
 bool group_scales_of(const GroupScales& g, int64_t begin, int64_t end) {
   constexpr int64_t batch = 16;
@@ -32,6 +40,7 @@ bool group_scales_of(const GroupScales& g, int64_t begin, int64_t end) {
       Vec largest(0.0f);
       if (r < count) {
         const T* x = static_cast<const T*>(g.input) + (first + r) * g.group;
+        ask_ahead(x, g.group);
         for (int64_t j = 0; j < g.group; j += Vec::size) largest = lane_max_bits(lane_abs(Vec::load(x + j)), largest);
       }
       all = lane_max_bits(largest, all);
@@ -62,6 +71,7 @@ void quantize_groups_of(const QuantizeRows& q, int64_t begin, int64_t end) {
     const Grid grid(q.scale[i], 0.0f, q.quant_min, q.quant_max);
     const Vec reciprocal(grid.reciprocal);
     Vec farthest(0.0f);
+    ask_ahead(x, q.columns);
     for (int64_t j = 0; j < q.columns; j += 16) {
       uint32_t inside = 0;
 #pragma GCC unroll 4

@@ -96,7 +96,7 @@ def test_quick_run_writes_figures_and_one_self_contained_page(quick_run):
     _, out = quick_run
     page = (out / "report.html").read_text(encoding="utf-8")
     images = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
-    names = ("accuracy_by_bits", "weight_histograms", "training_curves")
+    names = ("accuracy_by_bits", "weight_histograms", "training_curves", "integer_vs_simulated")
     assert [base64.b64decode(data) for data in images] == [(out / f"{name}.png").read_bytes() for name in names]
     assert not re.search(r'(src|href)="(?!data:)', page)
 

@@ -14,7 +14,7 @@ from torch import nn
 import torchqat
 from torchqat.demo import report
 from torchqat.demo.data import Digits, load_digits
-from torchqat.demo.experiment import Kept, Plan, Run, differing_outputs, latencies, run_seed
+from torchqat.demo.experiment import Kept, Plan, Run, differing_outputs, latencies, run_seed, twins
 from torchqat.demo.model import DigitNet
 from torchqat.demo.schemes import SCHEMES, Scheme
 from torchqat.demo.training import Recipe, predict
@@ -118,7 +118,7 @@ def _experiment(console, plan: Plan, data: Digits, models_dir: Path) -> tuple[li
     runs: list[Run] = []
     kept: Kept | None = None
     with Progress(*columns, console=console) as progress:
-        task = progress.add_task("", total=plan.steps(len(SCHEMES), len(data.train_labels)))
+        task = progress.add_task("", total=plan.steps(SCHEMES, len(data.train_labels)))
 
         def on_run(run: Run) -> None:
             runs.append(run)
@@ -138,7 +138,8 @@ def _experiment(console, plan: Plan, data: Digits, models_dir: Path) -> tuple[li
 
 def _describe(run: Run) -> str:
     titles = {scheme.key: scheme.title for scheme in SCHEMES}
-    name = {"float": "float", "control": "float control"}.get(run.method) or f"{titles[run.scheme]}: {run.method.upper()}"
+    method = {"ptq": "PTQ", "qat": "QAT", "simulated": "simulated"}.get(run.method)
+    name = {"float": "float", "control": "float control"}.get(run.method) or f"{titles[run.scheme]}: {method}"
     tail = "" if run.differing is None else f", {run.differing} of {run.compared} differ"
     took = f" in {run.train_seconds:.1f} s" if run.train_seconds else ""
     return f"seed {run.seed}  {name:<23} {run.accuracy:6.2f}%{took}{tail}"
@@ -239,7 +240,21 @@ def _findings(
         if scheme.ptq:
             text += f"; PTQ: {mean('ptq', scheme.key) - control:+.2f}"
         findings.append((trained >= control - allowed if judged else None, text + "."))
+    for scheme in schemes:
+        pairs = [(a.accuracy, b.accuracy) for a, b in twins(runs, scheme)]
+        if pairs:
+            findings.append(_twin_finding(scheme, pairs, judged))
     return findings
+
+
+def _twin_finding(scheme: Scheme, pairs: Sequence[tuple[float, float]], judged: bool) -> tuple[bool | None, str]:
+    """Whether training on integers and the same simulated in float differ by no more than either does from seed to seed."""
+    difference = statistics.mean(a - b for a, b in pairs)
+    text = f"Trained on integers or with them simulated in float, {scheme.title}: {difference:+.2f} points, mean of {len(pairs)} seed"
+    if len(pairs) < 2:
+        return None, text + "."
+    noise = max(max(way) - min(way) for way in zip(*pairs, strict=True))
+    return abs(difference) <= noise if judged else None, f"{text}s (either way alone spreads over {noise:.2f} points from seed to seed)."
 
 
 def _setup_notes(plan: Plan) -> list[str]:
@@ -251,6 +266,8 @@ def _setup_notes(plan: Plan) -> list[str]:
         f"Float: {first.epochs} epochs. The float control and QAT both go on from that model for {second.epochs} more epochs, "
         "with the same recipe and the same batches; the control shows what the extra training alone brings.",
         f"PTQ starts from the control, with {plan.calibration_batches} batches of 64 training digits for calibration.",
+        "Simulated: the same prepared model, weights and activations rounded onto the integer grid but multiplied and differentiated "
+        f"in float32; from the same float model, on the same batches, for the first {min(plan.twins, len(plan.seeds))} seed(s).",
         "Every layer is quantised, the first and the last too. The test split takes no part in training or calibration.",
         f"torchqat {torchqat.__version__}, torch {torch.__version__}, {torch.get_num_threads()} thread(s), {_machine()}.",
     ]

@@ -1,7 +1,8 @@
 """The demo's experiment: for each seed a float model, its float control, and PTQ and QAT in every scheme, measured as shipped.
 
 The control goes on from the float model for as many epochs as QAT, with the same recipe and the same batches; PTQ starts from
-the control, so that it is given the better trained model.
+the control, so that it is given the better trained model. On the first seeds some schemes are trained once more with their integers
+simulated in float, again on the same batches.
 """
 
 import copy
@@ -24,7 +25,8 @@ from torchqat.demo.training import Curve, Recipe, accuracy, predict, train
 @dataclass(frozen=True)
 class Plan:
     """How long the experiment is. `frozen_epochs`: the last epochs of QAT, and of its control, use frozen statistics.
-    `judged`: long enough for its accuracies to be held against what is claimed.
+    `judged`: long enough for its accuracies to be held against what is claimed. `twins`: how many of the seeds also train the
+    schemes that have a simulated twin.
     """
 
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
@@ -34,12 +36,17 @@ class Plan:
     calibration_batches: int = 8
     latency_rounds: int = 40
     judged: bool = True
+    twins: int = 3
 
-    def steps(self, schemes: int, train_size: int) -> int:
+    def has_twin(self, scheme: Scheme, seed: int) -> bool:
+        return scheme.twin and seed in self.seeds[: self.twins]
+
+    def steps(self, schemes: Sequence[Scheme], train_size: int) -> int:
         """Training steps of the whole experiment, for the progress bar."""
         per_epoch = train_size // self.float_recipe.batch_size
-        epochs = self.float_recipe.epochs + (1 + schemes) * self.qat_recipe.epochs
-        return len(self.seeds) * epochs * per_epoch
+        epochs = len(self.seeds) * (self.float_recipe.epochs + (1 + len(schemes)) * self.qat_recipe.epochs)
+        epochs += sum(self.has_twin(s, seed) for s in schemes for seed in self.seeds) * self.qat_recipe.epochs
+        return epochs * per_epoch
 
 
 @dataclass
@@ -47,7 +54,7 @@ class Run:
     """One model of one seed. `differing` counts outputs of QAT eval that are not bit-equal to the converted model's."""
 
     seed: int
-    method: str  # "float", "control", "ptq" or "qat"
+    method: str  # "float", "control", "ptq", "qat" or "simulated"
     scheme: str  # a Scheme.key, "" for the float models
     accuracy: float
     file_bytes: int
@@ -69,6 +76,14 @@ class Kept:
 def differing_outputs(first: Tensor, second: Tensor) -> int:
     """How many elements are not the same bits (so NaN equals the same NaN, and 0.0 differs from -0.0)."""
     return int((first.contiguous().view(torch.int32) != second.contiguous().view(torch.int32)).sum())
+
+
+def simulated(model: nn.Module) -> nn.Module:
+    """The prepared model itself, every layer on its float-simulated path: the same scheme, parameters and observers."""
+    for module in model.modules():
+        if getattr(module, "integer", False):
+            module.integer = False
+    return model
 
 
 def _freeze_float_batch_norm(model: nn.Module) -> None:
@@ -163,7 +178,20 @@ def run_seed(
         )  # fmt: skip
         kept.models[f"{scheme.key}/qat"] = converted
         kept.prepared[scheme.key] = prepared
+
+        if plan.has_twin(scheme, seed):
+            on_stage(f"seed {seed}: {scheme.title}, simulated")
+            start = time.perf_counter()
+            twin = simulated(torchqat.prepare_qat(model, scheme.qconfig()))
+            curve = _train_from(twin, data, plan, seed, _freeze_statistics, on_step)
+            on_run(Run(seed, "simulated", scheme.key, curve.accuracy[-1], 0, curve, train_seconds=time.perf_counter() - start))
     return kept
+
+
+def twins(runs: Sequence[Run], scheme: Scheme) -> list[tuple[Run, Run]]:
+    """For each seed that trained both ways: the run on integers and the simulated one."""
+    found = {(run.method, run.seed): run for run in runs if run.scheme == scheme.key}
+    return [(found["qat", seed], run) for (method, seed), run in found.items() if method == "simulated"]
 
 
 @torch.inference_mode()

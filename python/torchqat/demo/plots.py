@@ -56,6 +56,14 @@ class CurveSeries:
     accuracy: list[float]
 
 
+@dataclass(frozen=True)
+class TwinPanel:
+    """One scheme trained both ways. seeds: (seed, curve on integers, curve simulated); a curve has `loss` and `accuracy` by epoch."""
+
+    title: str
+    seeds: list[tuple]
+
+
 def _save(figure, path: Path) -> Path:
     figure.savefig(path, bbox_inches="tight")
     pyplot.close(figure)
@@ -169,4 +177,29 @@ def training_curves(path: Path, curves: Sequence[CurveSeries]) -> Path:
             )  # fmt: skip
         loss.legend(loc="best")
         figure.tight_layout()
+        return _save(figure, path)
+
+
+def twin_curves(path: Path, panels: Sequence[TwinPanel]) -> Path:
+    """For each scheme a column: test accuracy above, training loss below; a colour for each seed, a line style for each way."""
+    with pyplot.rc_context(_STYLE):
+        figure, grid = pyplot.subplots(2, len(panels), figsize=(3.7 * len(panels), 6.4), squeeze=False, sharex=True)
+        for column, panel in enumerate(panels):
+            for row, values in ((0, "accuracy"), (1, "loss")):
+                axes = grid[row][column]
+                for colour, (seed, integer, simulated) in enumerate(panel.seeds):
+                    for curve, style, width in ((simulated, "--", 2.6), (integer, "-", 1.3)):
+                        y = getattr(curve, values)
+                        axes.plot(1 + np.arange(len(y)), y, color=f"C{colour}", ls=style, lw=width, alpha=0.45 if style == "--" else 1.0)
+                axes.xaxis.get_major_locator().set_params(integer=True)
+            grid[0][column].set_title(panel.title)
+            grid[1][column].set_xlabel("epoch of QAT")
+        grid[0][0].set_ylabel("test accuracy (%)")
+        grid[1][0].set_ylabel("training loss")
+        lines = [pyplot.Line2D([], [], color="black", ls="-", lw=1.3, label="on integers")]
+        lines.append(pyplot.Line2D([], [], color="black", ls="--", lw=2.6, alpha=0.45, label="simulated in float"))
+        for colour, (seed, *_) in enumerate(panels[0].seeds):
+            lines.append(pyplot.Line2D([], [], color=f"C{colour}", lw=2, label=f"seed {seed}"))
+        figure.tight_layout(rect=(0, 0.05, 1, 1))
+        figure.legend(handles=lines, loc="lower center", ncols=len(lines))
         return _save(figure, path)

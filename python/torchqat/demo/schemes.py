@@ -10,7 +10,8 @@ from torchqat import QConfig, QuantSpec
 class Scheme:
     """One scheme: the QConfig that prepare_qat and quantize_ptq are given. Activations are 8-bit integers in all of them.
 
-    ptq: whether PTQ is measured too (a learned scale means nothing to it); learned: scales are trained (LSQ).
+    ptq: whether PTQ is measured too (a learned scale means nothing to it); learned: scales are trained (LSQ); twin: it is also
+    trained with its integers simulated in float, to compare.
     """
 
     key: str
@@ -19,6 +20,7 @@ class Scheme:
     qconfig: Callable[[], QConfig]
     ptq: bool = True
     learned: bool = False
+    twin: bool = False
 
 
 def _narrow_weights(dtype: str, estimator: str = "ste") -> QConfig:
@@ -28,9 +30,9 @@ def _narrow_weights(dtype: str, estimator: str = "ste") -> QConfig:
 
 
 SCHEMES = (
-    Scheme("int8", "int8", 8, QConfig.int8),
+    Scheme("int8", "int8", 8, QConfig.int8, twin=True),
     Scheme("int4", "int4 weights", 4, lambda: _narrow_weights("int4")),
     Scheme("int3-lsq", "3-bit weights LSQ", 3, lambda: _narrow_weights("int3", "lsq"), ptq=False, learned=True),
-    Scheme("int2", "2-bit weights", 2, lambda: _narrow_weights("int2")),
+    Scheme("int2", "2-bit weights", 2, lambda: _narrow_weights("int2"), twin=True),
     Scheme("int2-lsq", "2-bit weights LSQ", 2, lambda: _narrow_weights("int2", "lsq"), ptq=False, learned=True),
 )

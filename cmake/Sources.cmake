@@ -11,6 +11,8 @@ set(TORCHQAT_KERNEL_SOURCES
   csrc/cpu/kernels/batch_norm_avx512.cpp
   csrc/cpu/kernels/batch_norm_scalar.cpp
   csrc/cpu/kernels/blocks.cpp
+  csrc/cpu/kernels/conv_bf16_amx.cpp
+  csrc/cpu/kernels/conv_bf16_avx512bf16.cpp
   csrc/cpu/kernels/conv_grad.cpp
   csrc/cpu/kernels/conv_int8_amx.cpp
   csrc/cpu/kernels/conv_int8_avx2.cpp
@@ -101,6 +103,8 @@ set(TORCHQAT_TORCH_SOURCES
   csrc/autograd/stochastic.cpp
   csrc/cpu/batch_norm.cpp
   csrc/cpu/block_view.cpp
+  csrc/cpu/conv_backward_bf16.cpp
+  csrc/cpu/conv_backward_limbs.cpp
   csrc/cpu/conv_int8.cpp
   csrc/cpu/embedding.cpp
   csrc/cpu/fake_quantize.cpp

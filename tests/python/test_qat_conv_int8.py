@@ -114,6 +114,11 @@ CASES = {
     "stride without cover": dict(kernel=(1, 1), padding=0, stride=2),
     "stride without cover, per channel": dict(n=3, c=8, o=4, size=(14, 12), kernel=(1, 1), padding=0, stride=2),
     "groups": dict(groups=4),
+    "groups of 24": dict(c=96, o=72, groups=3, n=3, channels_last=True),
+    "narrow groups": dict(c=80, o=160, groups=20, channels_last=True, size=(9, 8)),
+    "narrow groups, channels first": dict(c=48, o=48, groups=12, stride=2, size=(10, 9)),
+    "narrow groups, a plane that is not full": dict(c=15, o=35, groups=5, n=2, samples=True),
+    "narrow groups of many channels": dict(c=150, o=6, groups=3, kernel=(2, 2)),
     "depthwise": dict(c=20, o=20, groups=20),
     "depthwise channels last": dict(c=32, o=32, groups=32, channels_last=True),
     "depthwise wide": dict(c=70, o=70, groups=70, n=3, samples=True, channels_last=True, kernel=(5, 5), padding=2),
@@ -147,6 +152,21 @@ def test_gradients_on_every_instruction_set(isa, backward):
     check_gradients(Layer(2, c=19, o=21, size=(9, 8), channels_last=True, stride=2), backward)
 
 
+@pytest.mark.parametrize("groups", [1, 4])
+def test_bfloat16_rounds_the_gradient_once_and_sums_in_float32(groups):
+    """Rounding the output gradient first changes nothing in the bfloat16 way, and what it gives is then exact to float32."""
+    for isa in ISAS:
+        ops._set_cpu_isa(isa)
+        layer = Layer(6, c=24, o=20, groups=groups, size=(9, 10), per_tensor=True)
+        layer.s_w = torch.tensor([2.0**-7])  # a power of two: scaling by it rounds nothing
+        y = layer.run("bfloat16")
+        rounded = torch.randn(y.shape, generator=torch.Generator().manual_seed(3)).bfloat16().float()
+        y.backward(rounded)
+        expected, (x, w, _) = layer.simulated()
+        expected.backward(rounded.double())
+        assert relative(layer.x.grad, x.grad) < 1e-6 and relative(layer.w.grad, w.grad) < 1e-6
+
+
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_depthwise_gradients_have_the_same_bits_everywhere(channels_last):
     results = []
@@ -178,7 +198,7 @@ def test_random_geometry(data):
     if all(s + 2 * p >= d * (k - 1) + 1 for s, p, d, k in lists):
         layer = Layer(**options)
         assert torch.equal(layer.run().detach(), layer.deployed())
-        check_gradients(layer, data.draw(st.sampled_from(["float32", "int16"])))
+        check_gradients(layer, data.draw(st.sampled_from(list(BOUNDS))))
 
 
 @pytest.mark.parametrize("isa", ISAS)

@@ -16,10 +16,14 @@ int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 WeightGradPlan make_weight_grad_plan(const Plan& f) {
   WeightGradPlan p;
-  p.groups = f.weight.groups;
-  p.group_in = f.weight.group_in;
-  p.group_out = f.weight.group_out;
-  p.panels = ceil_div(p.group_out, kPanel);
+  p.merge = f.weight.merge;
+  p.blocks = f.weight.planes;
+  p.block_in = f.weight.plane_in;
+  p.block_out = f.weight.plane_out;
+  // Kernels compute columns by sixteens: the last block of a panel has room for that.
+  p.in_panel = std::max<int64_t>(1, (kPanel - round_up(p.block_out, 16)) / p.block_out + 1);
+  if (p.block_out > kPanel) p.in_panel = 1;
+  p.block_panels = ceil_div(p.block_out, kPanel);
   p.phases = f.stride;
   p.pitch = ceil_div(f.padded[2], f.stride[2]);
   const int64_t phase_rows = ceil_div(f.padded[1], f.stride[1]);

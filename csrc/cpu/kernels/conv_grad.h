@@ -29,7 +29,10 @@ struct Segment {
 };
 
 struct WeightGradPlan {
-  int64_t groups = 1, group_in = 1, group_out = 1, panels = 1;  // panels of 64 columns in a group
+  // Groups that share a plane of the forward make one block, whose products between different groups are computed and dropped.
+  int64_t merge = 1, blocks = 1, block_in = 1, block_out = 1;
+  // Panels of 64 columns: several whole blocks in each, or several panels for each block.
+  int64_t in_panel = 1, block_panels = 1;
   Dims phases{1, 1, 1};  // = stride: padded pixels of equal phase lie together, so that strided taps are contiguous
   int64_t pitch = 1, plane = 1;  // of a phase: bytes of a row, and of the whole, rounded up
   int64_t row_stride = 1;        // from channel to channel
@@ -47,11 +50,21 @@ struct WeightGradPlan {
     return (i + 1 < segments.size() ? segments[i + 1].k : k_total) - segments[i].k;
   }
   int64_t panel_bytes() const { return k_total * kPanel; }
-  int64_t limb_bytes() const { return groups * panels * panel_bytes(); }
-  // Units of work: taps x groups x panels x blocks of kStrip input channels.
-  int64_t channel_blocks() const { return (group_in + kStrip - 1) / kStrip; }
-  int64_t units(const Plan& forward) const { return forward.weight.taps() * groups * panels * channel_blocks(); }
-  int64_t sums_size(const Plan& forward) const { return forward.weight.taps() * groups * panels * group_in * kPanel; }
+  int64_t panels() const { return in_panel > 1 ? (blocks + in_panel - 1) / in_panel : blocks * block_panels; }
+  int64_t limb_bytes() const { return panels() * panel_bytes(); }
+  // Output channels of a panel: the first one, and how many.
+  int64_t panel_channel(int64_t panel) const {
+    return in_panel > 1 ? panel * in_panel * block_out : panel / block_panels * block_out + panel % block_panels * kPanel;
+  }
+  int64_t panel_columns(const Plan& forward, int64_t panel) const {
+    const int64_t columns = in_panel > 1 ? in_panel * block_out : block_out - panel % block_panels * kPanel;
+    const int64_t left = forward.weight.out_channels() - panel_channel(panel);
+    return columns < left ? (columns < kPanel ? columns : kPanel) : (left < kPanel ? left : kPanel);
+  }
+  // Units of work: panels x strips of kStrip input channels x taps.
+  int64_t channel_strips() const { return (block_in + kStrip - 1) / kStrip; }
+  int64_t units(const Plan& forward) const { return forward.weight.taps() * panels() * channel_strips(); }
+  int64_t sums_size(const Plan& forward) const { return forward.weight.taps() * panels() * block_in * kPanel; }
 };
 
 WeightGradPlan make_weight_grad_plan(const Plan& forward);
@@ -91,21 +104,23 @@ struct WeightGradTask {
   const int32_t* limb_sums[2] = {};
   int32_t zero_point = 0;                    // as stored
   float scale = 1;                           // limb scale * input scale
-  float* sums = nullptr;                     // [taps][groups][panels][group_in][64], added to
+  float* sums = nullptr;                     // [taps][panels][block_in][64], added to
 };
 
 struct GradKernels {
+  // sums[c] += the values of channel c, without its scale.
+  void (*channel_sums)(const GradSource& source, double* sums);
   // The largest |value * channel_scale|; NaN if there is one.
   float (*largest)(const GradSource& source);
   // Limbs + 128, in the source's order.
   void (*split)(const GradSource& source, float inverse, uint8_t* high, uint8_t* low);
   // Codes of a sample, dense, to channels-first phases with a border of zero points.
   void (*spread_codes)(const Plan& forward, const WeightGradPlan& plan, const Source& source, uint8_t* codes);
-  // Padded limbs (from pad_rows of the dx plan) to panels [begin, end) of [groups * panels][k / 4][64][4], and the sums of
-  // their columns, [groups * panels][chunks][64].
-  void (*panel_limbs)(const Plan& input_grad, const WeightGradPlan& plan, const uint8_t* padded, int64_t begin, int64_t end,
+  // Padded limbs (from pad_rows of the dx plan) to panels [begin, end) of [panels][k / 4][64][4], and the sums of their
+  // columns, [panels][chunks][64].
+  void (*panel_limbs)(const Plan& forward, const Plan& input_grad, const WeightGradPlan& plan, const uint8_t* padded, int64_t begin, int64_t end,
                       int8_t* panels, int32_t* sums);
-  // Units [begin, end) of groups * panels: sums [taps][groups][panels][group_in][64] / scale -> [out, in / groups, *kernel].
+  // Panels [begin, end): sums [taps][panels][block_in][64] / scale -> [out, in / groups, *kernel].
   void (*collect)(const Plan& forward, const WeightGradPlan& plan, const float* sums, const float* scale, int64_t begin, int64_t end,
                   float* grad_weight);
   void (*weight_grad)(const Plan& forward, const WeightGradPlan& plan, const WeightGradTask& task, int64_t begin, int64_t end, uint8_t* scratch);

@@ -19,6 +19,44 @@ inline void for_each_run(const GradSource& s, Visit visit) {
   }
 }
 
+// In float32 over so many pixels, in double beyond, always in the same order.
+constexpr int64_t kSummedPixels = 64;
+
+void channel_sums(const GradSource& s, double* sums) {
+  constexpr int vectors = 16 / Vec::size;
+  float some[16];
+  if (s.channels_last) {
+    for (int64_t first = 0; first < s.pixels; first += kSummedPixels) {
+      const float* from = s.values + first * s.channels;
+      const int64_t pixels = std::min(kSummedPixels, s.pixels - first);
+      for (int64_t c = 0; c < s.channels; c += Vec::size) {
+        const int left = static_cast<int>(std::min<int64_t>(Vec::size, s.channels - c));
+        Vec sum(0.0f);
+        for (int64_t i = 0; i < pixels; ++i) sum = sum + Vec::load(from + i * s.channels + c, left);
+        sum.store(some);
+        for (int j = 0; j < left; ++j) sums[c + j] += static_cast<double>(some[j]);
+      }
+    }
+    return;
+  }
+  for (int64_t c = 0; c < s.channels; ++c) {
+    const float* from = s.values + c * s.pixels;
+    for (int64_t first = 0; first < s.pixels; first += 16 * kSummedPixels) {
+      const int64_t end = std::min(s.pixels, first + 16 * kSummedPixels);
+      Vec sum[vectors];
+      for (Vec& v : sum) v = Vec(0.0f);
+      for (int64_t i = first; i < end; i += 16) {
+        for (int v = 0; v < vectors; ++v) {
+          const int64_t left = end - i - v * Vec::size;
+          if (left > 0) sum[v] = sum[v] + Vec::load(from + i + v * Vec::size, static_cast<int>(std::min<int64_t>(Vec::size, left)));
+        }
+      }
+      for (int v = 0; v < vectors; ++v) sum[v].store(some + v * Vec::size);
+      for (float value : some) sums[c] += static_cast<double>(value);
+    }
+  }
+}
+
 float grad_largest(const GradSource& s) {
   Vec most(0.0f);
   uint32_t nan = 0;
@@ -88,19 +126,15 @@ inline void put_columns(const WeightGradPlan& w, uint8_t* row, int64_t x, int64_
 
 void spread_codes(const Plan& f, const WeightGradPlan& w, const Source& s, uint8_t* codes) {
   const int border = static_cast<int>(s.zero_point) + s.shift;
-  const int64_t channels = f.weight.in_channels(), width = f.in[2];
+  const int64_t channels = f.weight.in_channels(), width = f.in[2], left = f.padding[2];
   std::memset(codes, border, static_cast<size_t>(w.codes_bytes(f)));
-  // Start of the phase row that padded row (z, y) of channel c belongs to.
-  const auto row_of = [&](int64_t z, int64_t y, int64_t c) {
-    const int64_t padded = y + f.padding[1];
-    return codes + (z + f.padding[0]) * w.slice_bytes + c * w.row_stride + padded % w.phases[1] * w.phases[2] * w.plane +
-           padded / w.phases[1] * w.pitch;
-  };
   for (int64_t z = 0; z < f.in[0]; ++z) {
     for (int64_t y = 0; y < f.in[1]; ++y) {
-      const int64_t pixel = (z * f.in[1] + y) * width;
+      const int64_t pixel = (z * f.in[1] + y) * width, padded = y + f.padding[1];
+      // The phase row of channel 0 that this row of pixels belongs to.
+      uint8_t* row = codes + (z + f.padding[0]) * w.slice_bytes + padded % w.phases[1] * w.phases[2] * w.plane + padded / w.phases[1] * w.pitch;
       if (!s.channels_last) {
-        for (int64_t c = 0; c < channels; ++c) put_columns(w, row_of(z, y, c), f.padding[2], width, s.codes + c * f.in_pixels() + pixel);
+        for (int64_t c = 0; c < channels; ++c) put_columns(w, row + c * w.row_stride, left, width, s.codes + c * f.in_pixels() + pixel);
         continue;
       }
       uint8_t square[256], staged[256];
@@ -115,7 +149,12 @@ void spread_codes(const Plan& f, const WeightGradPlan& w, const Source& s, uint8
             for (int64_t i = 0; i < count; ++i) std::memcpy(staged + 16 * i, from + i * channels, static_cast<size_t>(here));
             numerics::transpose_bytes(staged, 16, square);
           }
-          for (int64_t j = 0; j < here; ++j) put_columns(w, row_of(z, y, c + j), f.padding[2] + x, count, square + 16 * j);
+          uint8_t* to = row + c * w.row_stride;
+          if (w.phases[2] == 1 && count == 16) {
+            for (int64_t j = 0; j < here; ++j, to += w.row_stride) std::memcpy(to + left + x, square + 16 * j, 16);
+          } else {
+            for (int64_t j = 0; j < here; ++j, to += w.row_stride) put_columns(w, to, left + x, count, square + 16 * j);
+          }
         }
       }
     }
@@ -144,7 +183,7 @@ inline void interleave(const uint8_t* const rows[4], int64_t n, int8_t* to) {
   }
 }
 
-void panel_limbs(const Plan& g, const WeightGradPlan& w, const uint8_t* padded, int64_t begin, int64_t end, int8_t* panels,
+void panel_limbs(const Plan& forward, const Plan& g, const WeightGradPlan& w, const uint8_t* padded, int64_t begin, int64_t end, int8_t* panels,
                  int32_t* sums) {
   uint8_t ones[64];
   std::memset(ones, 1, sizeof ones);
@@ -153,21 +192,28 @@ void panel_limbs(const Plan& g, const WeightGradPlan& w, const uint8_t* padded, 
   gemm_begin();
   uint8_t nothing[kPanel];
   std::memset(nothing, 128, sizeof nothing);
-  const int64_t width = g.in[2], merge = g.weight.merge;
+  const int64_t width = g.in[2], held = g.weight.plane_in;
   for (int64_t unit = begin; unit < end; ++unit) {
-    const int64_t group = unit / w.panels, column = unit % w.panels * kPanel, n = std::min(kPanel, w.group_out - column);
-    const uint8_t* plane = padded + group / merge * g.plane_bytes + group % merge * w.group_out + column;
+    const int64_t channel = w.panel_channel(unit), n = w.panel_columns(forward, unit);
     int8_t* to = panels + unit * w.panel_bytes();
     for (size_t i = 0; i < w.segments.size(); ++i) {
       const Segment& s = w.segments[i];
       int64_t x = 0, row = 0;
       for (int64_t k = 0; k < w.length(static_cast<int64_t>(i)); k += 4, to += 4 * kPanel) {
-        const uint8_t* rows[4];
+        int64_t at[4];
         for (int j = 0; j < 4; ++j) {
-          rows[j] = row < s.rows && x < width ? plane + padded_at(g, s.slice, s.row + row, x) : nothing;
+          at[j] = row < s.rows && x < width ? padded_at(g, s.slice, s.row + row, x) : -1;
           if (++x == w.pitch) x = 0, ++row;
         }
-        interleave(rows, n, to);
+        // The panel's channels lie in one plane or more.
+        for (int64_t c = channel; c < channel + n;) {
+          const int64_t plane = c / held, within = c % held, here = std::min(held - within, channel + n - c);
+          const uint8_t* from = padded + plane * g.plane_bytes + within;
+          const uint8_t* rows[4];
+          for (int j = 0; j < 4; ++j) rows[j] = at[j] < 0 ? nothing : from + at[j];
+          interleave(rows, here, to + 4 * (c - channel));
+          c += here;
+        }
       }
     }
     // The sum of each column, from the same kernel on a row of ones.
@@ -185,17 +231,16 @@ void weight_grad(const Plan& f, const WeightGradPlan& w, const WeightGradTask& t
   auto* high = reinterpret_cast<int32_t*>(scratch);
   int32_t* low = high + (kStrip + 16) * kPanel;
   int32_t* init = low + (kStrip + 16) * kPanel;
+  const int64_t taps = f.weight.taps();
   gemm_begin();
   for (int64_t unit = begin; unit < end; ++unit) {
-    const int64_t block = unit % w.channel_blocks(), rest = unit / w.channel_blocks();
-    const int64_t panel = rest % (w.groups * w.panels), tap = rest / (w.groups * w.panels), group = panel / w.panels;
+    // All taps of a panel one after the other, while its limbs are in the cache.
+    const int64_t tap = unit % taps, panel = unit / taps / w.channel_strips(), first = unit / taps % w.channel_strips() * kStrip;
     const int64_t kz = tap / (f.weight.kernel[1] * f.weight.kernel[2]), ky = tap / f.weight.kernel[2] % f.weight.kernel[1];
     const int64_t dy = ky * f.dilation[1], dx = tap % f.weight.kernel[2] * f.dilation[2];
-    const int64_t first = block * kStrip, rows = std::min(kStrip, w.group_in - first);
-    const int64_t columns = std::min(kPanel, w.group_out - panel % w.panels * kPanel);
-    const uint8_t* a = task.codes + (group * w.group_in + first) * w.row_stride +
-                       (dy % w.phases[1] * w.phases[2] + dx % w.phases[2]) * w.plane + dy / w.phases[1] * w.pitch + dx / w.phases[2];
-    float* target = task.sums + ((tap * w.groups * w.panels + panel) * w.group_in + first) * kPanel;
+    const int64_t shift = (dy % w.phases[1] * w.phases[2] + dx % w.phases[2]) * w.plane + dy / w.phases[1] * w.pitch + dx / w.phases[2];
+    const int64_t rows = std::min(kStrip, w.block_in - first), columns = w.panel_columns(f, panel);
+    float* target = task.sums + ((tap * w.panels() + panel) * w.block_in + first) * kPanel;
     for (size_t chunk = 0; chunk + 1 < w.chunks.size(); ++chunk) {
       const Run* runs = w.runs.data() + kz * static_cast<int64_t>(w.segments.size()) + w.chunks[chunk];
       const int run_count = static_cast<int>(w.chunks[chunk + 1] - w.chunks[chunk]);
@@ -204,8 +249,14 @@ void weight_grad(const Plan& f, const WeightGradPlan& w, const WeightGradTask& t
         for (int64_t i = 0; i < kPanel; ++i) {
           init[i] = static_cast<int32_t>(0u - static_cast<uint32_t>(task.zero_point) * static_cast<uint32_t>(sums[i]));
         }
-        gemm(a, w.row_stride, rows, runs, run_count, task.limbs[limb] + panel * w.panel_bytes(), columns,
-             init, limb == 0 ? high : low);
+        int64_t block = w.in_panel > 1 ? panel * w.in_panel : panel / w.block_panels;
+        for (int64_t column = 0; column < columns; column += w.block_out, ++block) {
+          const int64_t channel = block * w.block_in + first, here = std::min(rows, f.weight.in_channels() - channel);
+          if (here <= 0) break;
+          gemm(task.codes + channel * w.row_stride + shift, w.row_stride, here, runs, run_count,
+               task.limbs[limb] + panel * w.panel_bytes() + 4 * column, std::min(w.block_out, columns - column), init + column,
+               (limb == 0 ? high : low) + column);
+        }
       }
       for (int64_t i = 0; i < rows * kPanel; i += Vec::size) {
         const Vec whole = numerics::joined_limbs(Vec::load_s32(high + i), Vec::load_s32(low + i));
@@ -217,16 +268,27 @@ void weight_grad(const Plan& f, const WeightGradPlan& w, const WeightGradTask& t
 }
 
 void collect(const Plan& f, const WeightGradPlan& w, const float* sums, const float* scale, int64_t begin, int64_t end, float* grad_weight) {
-  const int64_t taps = f.weight.taps(), filter = w.group_in * taps, per_tap = w.groups * w.panels * w.group_in * kPanel;
+  const int64_t taps = f.weight.taps(), group_in = f.weight.group_in, filter = group_in * taps, per_tap = w.panels() * w.block_in * kPanel;
   alignas(64) float staged[16 * kPanel], scales[kPanel];
-  for (int64_t unit = begin; unit < end; ++unit) {
-    const int64_t column = unit % w.panels * kPanel, first = unit / w.panels * w.group_out + column, n = std::min(kPanel, w.group_out - column);
+  for (int64_t panel = begin; panel < end; ++panel) {
+    const int64_t first = w.panel_channel(panel), n = w.panel_columns(f, panel);
+    const float* own = sums + panel * w.block_in * kPanel;
+    if (w.merge > 1) {
+      for (int64_t i = 0; i < n; ++i) {
+        const float* rows = own + (first + i) / f.weight.group_out % w.merge * group_in * kPanel + i;
+        float* to = grad_weight + (first + i) * filter;
+        for (int64_t c = 0; c < group_in; ++c) {
+          for (int64_t tap = 0; tap < taps; ++tap) to[c * taps + tap] = rows[tap * per_tap + c * kPanel] / scale[first + i];
+        }
+      }
+      continue;
+    }
     for (int64_t i = 0; i < kPanel; ++i) scales[i] = i < n ? scale[first + i] : 1.0f;
     int64_t tap = 0, c = 0;
     for (int64_t k = 0; k < filter; k += 16) {
       const int64_t rows = std::min<int64_t>(16, filter - k);
       for (int64_t r = 0; r < rows; ++r) {
-        const float* from = sums + tap * per_tap + (unit * w.group_in + c) * kPanel;
+        const float* from = own + tap * per_tap + c * kPanel;
         for (int64_t i = 0; i < kPanel; i += Vec::size) (Vec::load(from + i) / Vec::load(scales + i)).store(staged + r * kPanel + i);
         if (++tap == taps) tap = 0, ++c;
       }
@@ -235,7 +297,7 @@ void collect(const Plan& f, const WeightGradPlan& w, const float* sums, const fl
   }
 }
 
-constexpr GradKernels grad_kernels{&grad_largest, &grad_split, &spread_codes, &panel_limbs, &collect, &weight_grad};
+constexpr GradKernels grad_kernels{&channel_sums, &grad_largest, &grad_split, &spread_codes, &panel_limbs, &collect, &weight_grad};
 
 }  // namespace
 }  // namespace torchqat::cpu::conv

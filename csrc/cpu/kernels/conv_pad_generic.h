@@ -59,7 +59,25 @@ bool quantize_masked(const Source& s, int64_t n, uint8_t* codes, uint8_t* mask) 
   uint32_t nan = 0;
   float last[16] = {};
   uint8_t last_codes[16];
-  for (int64_t i = 0; i < n; i += 16) {
+  int64_t i = 0;
+#if defined(__AVX512VBMI__)
+  const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  for (; i + 64 <= n; i += 64) {
+    __m512i code[4];
+    uint64_t inside = 0;
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) {
+      const Vec x = Vec::load(s.values + i + 16 * j), level = numerics::rounded_quotient(x, scale, reciprocal) + zero;
+      nan |= numerics::mask_bits(numerics::is_nan(x));
+      inside |= static_cast<uint64_t>(numerics::mask_bits(in_range(level, low, high))) << (16 * j);
+      code[j] = _mm512_cvttps_epi32((numerics::storable_code(numerics::clamp_level(level, low, high), zero) + shift).v);
+    }
+    const __m512i bytes = _mm512_packus_epi16(_mm512_packs_epi32(code[0], code[1]), _mm512_packs_epi32(code[2], code[3]));
+    _mm512_storeu_si512(codes + i, _mm512_permutexvar_epi32(order, bytes));
+    std::memcpy(mask + i / 8, &inside, 8);
+  }
+#endif
+  for (; i < n; i += 16) {
     const int64_t left = std::min<int64_t>(16, n - i);
     const float* from = s.values + i;
     uint8_t* to = codes + i;

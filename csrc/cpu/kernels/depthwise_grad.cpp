@@ -1,6 +1,7 @@
 // The plan of the depthwise gradients. Plain integer work, compiled once.
 #include "cpu/kernels/depthwise_grad.h"
 
+#include <algorithm>
 #include <cstddef>
 
 namespace torchqat::cpu::conv {
@@ -23,12 +24,21 @@ DepthwiseGradPlan make_depthwise_grad_plan(const Plan& f) {
       }
     }
   }
-  p.follows.assign(static_cast<std::size_t>(f.in[2]), 0);
-  for (std::size_t i = 1; i < p.follows.size(); ++i) {
-    const auto &left = p.along[2][i - 1], &here = p.along[2][i];
-    bool same = left.size() == here.size();
-    for (std::size_t j = 0; same && j < here.size(); ++j) same = here[j].tap == left[j].tap && here[j].out == left[j].out + 1;
-    p.follows[i] = same ? 1 : 0;
+  for (int64_t phase = 0; phase < std::min(f.stride[2], f.in[2]); ++phase) {
+    for (int64_t i = phase; i < f.in[2]; i += f.stride[2]) {
+      const auto& here = p.along[2][static_cast<std::size_t>(i)];
+      bool same = i != phase;
+      if (same) {
+        const auto& before = p.along[2][static_cast<std::size_t>(i - f.stride[2])];
+        same = before.size() == here.size();
+        for (std::size_t j = 0; same && j < here.size(); ++j) same = here[j].tap == before[j].tap && here[j].out == before[j].out + 1;
+      }
+      if (same) {
+        ++p.across.back().count;
+      } else {
+        p.across.push_back({i, f.stride[2], 1});
+      }
+    }
   }
   return p;
 }

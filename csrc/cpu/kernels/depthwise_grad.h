@@ -3,7 +3,8 @@
 //
 //   dx[p] = sum over taps of dy * (q_w * s_w), in the order of taps        dw[tap] = sum over pixels of (q_x - z_x) * dy
 //
-// A unit is a sample's block of kDepthwiseBlock channels. Sums over a few rows are float32, over the sample double.
+// each step a fused multiply-add. A unit is a sample's block of kDepthwiseBlock channels. Sums over some pixels of a row or a few rows
+// are float32, over the sample double.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -20,11 +21,16 @@ struct Meeting {
   int64_t tap = 0, out = 0;
 };
 
+// Input columns first, first + step, ...: all meet the same taps, each one output further than the one before.
+struct Stretch {
+  int64_t first = 0, step = 1, count = 0;
+};
+
 struct DepthwiseGradPlan {
   int64_t channels = 1, taps = 1;
   Dims in{1, 1, 1}, out{1, 1, 1}, kernel{1, 1, 1};
   std::vector<std::vector<Meeting>> along[3];  // [in[d]]
-  std::vector<uint8_t> follows;                // [in[2]]: meets the same taps as its left neighbour, one output further
+  std::vector<Stretch> across;                 // of a row of input
 
   int64_t in_pixels() const { return in[0] * in[1] * in[2]; }
   int64_t out_pixels() const { return out[0] * out[1] * out[2]; }
@@ -44,6 +50,7 @@ struct DepthwiseGradTask {
   float* dx = nullptr;            // this sample's, or null
   const uint8_t* mask = nullptr;  // this sample's bits, or null; applied if channels % 16 == 0 or channels first
   double* sums = nullptr;         // this sample's [taps][blocks * 64], or null
+  double* grad_sums = nullptr;    // this sample's [blocks * 64] for the sum of grad over its pixels, or null
 };
 
 struct DepthwiseGradKernels {

@@ -12,8 +12,9 @@ namespace {
 
 using numerics::Vec;
 
-constexpr int kHeld = 4;             // vectors of channels worked on together
-constexpr int64_t kFlush = 64;       // pixels summed in float32
+// How many taps a pass along a row holds, weights and sums alike, in registers.
+constexpr int kHeldTaps = Vec::size == 16 ? 9 : 3;
+constexpr int64_t kFlush = 64;  // pixels summed in float32
 
 // Pixels of one block of channels, `pitch` apart.
 template <typename Code>
@@ -34,50 +35,69 @@ struct Pair {
   int64_t grad, tap;  // offset of the output pixel, index of the tap
 };
 
-// Vectors [c, c + Held * size) of one pixel; `left` lanes in the last vector.
-template <int Held, typename Code>
-TORCHQAT_INLINE void pixel(const Pixels<Code>& p, int64_t at, int64_t moved, const Pair* pairs, int64_t count, int64_t c, int left,
-                           float* row_sums) {
+// Where a stretch of input pixels lies and which part of its sums a pass computes.
+struct Pass {
+  int64_t at, step, count;  // first pixel of the input, pixels from one to the next, how many
+  bool first, last;         // whether dx starts here, and whether it is complete after it
+};
+
+// Lanes [c, c + left) of a stretch: taps pairs[0, Count).
+template <int Count, typename Code>
+TORCHQAT_INLINE void pass(const Pixels<Code>& p, const Pass& s, const Pair* pairs, int64_t c, int left, float* row_sums) {
   const bool whole = left == Vec::size;
-  const auto load = [&](const float* from, int i) {
-    return i + 1 == Held && !whole ? Vec::load(from + i * Vec::size, left) : Vec::load(from + i * Vec::size);
-  };
-  Vec centred[Held], sum[Held];
-  for (int i = 0; i < Held; ++i) {
-    const Code* from = p.codes + at * p.codes_pitch + c + i * Vec::size;
-    if (i + 1 == Held && !whole) {
-      Code last[Vec::size] = {};
-      std::memcpy(last, from, static_cast<size_t>(left) * sizeof(Code));
-      centred[i] = Vec::load(last) - Vec(p.zero_point);
+  Vec weight[Count > 0 ? Count : 1], sum[Count > 0 ? Count : 1];
+  const float* grad[Count > 0 ? Count : 1];
+#pragma GCC unroll 16
+  for (int k = 0; k < Count; ++k) {
+    weight[k] = Vec::load(p.weight + pairs[k].tap * p.weight_pitch + c);
+    sum[k] = Vec::load(row_sums + pairs[k].tap * kDepthwiseBlock + c);
+    grad[k] = p.grad + pairs[k].grad + c;
+  }
+  int64_t at = s.at, moved = 0;
+  for (int64_t i = 0; i < s.count; ++i, at += s.step, moved += p.grad_pitch) {
+    const Code* from = p.codes + at * p.codes_pitch + c;
+    Vec code;
+    if (whole) {
+      code = Vec::load(from);
     } else {
-      centred[i] = Vec::load(from) - Vec(p.zero_point);
+      Code few[Vec::size] = {};
+      std::memcpy(few, from, static_cast<size_t>(left) * sizeof(Code));
+      code = Vec::load(few);
     }
-    sum[i] = Vec(0.0f);
-  }
-  for (int64_t k = 0; k < count; ++k) {
-    const float* grad = p.grad + pairs[k].grad + moved + c;
-    const float* weight = p.weight + pairs[k].tap * p.weight_pitch + c;
-    float* sums = row_sums + pairs[k].tap * kDepthwiseBlock + c;
-    for (int i = 0; i < Held; ++i) {
-      const Vec g = load(grad, i);
-      sum[i] = sum[i] + g * Vec::load(weight + i * Vec::size);
-      (Vec::load(sums + i * Vec::size) + centred[i] * g).store(sums + i * Vec::size);
+    const Vec centred = code - Vec(p.zero_point);
+    float* to = p.dx == nullptr ? nullptr : p.dx + at * p.dx_pitch + c;
+    Vec dx = s.first || to == nullptr ? Vec(0.0f) : Vec::load(to, left);
+#pragma GCC unroll 16
+    for (int k = 0; k < Count; ++k) {
+      const Vec g = whole ? Vec::load(grad[k] + moved) : Vec::load(grad[k] + moved, left);
+      dx = numerics::lane_fma(g, weight[k], dx);
+      sum[k] = numerics::lane_fma(centred, g, sum[k]);
     }
-  }
-  if (p.dx == nullptr) return;
-  for (int i = 0; i < Held; ++i) {
-    float* to = p.dx + at * p.dx_pitch + c + i * Vec::size;
-    if (p.mask != nullptr) {
-      const int64_t bit = at * p.codes_pitch + c + i * Vec::size;
+    if (to == nullptr) continue;
+    if (s.last && p.mask != nullptr) {
+      const int64_t bit = at * p.codes_pitch + c;
       uint32_t bits = static_cast<uint32_t>(p.mask[bit / 8]) >> (bit % 8);
       if (Vec::size > 8) bits |= static_cast<uint32_t>(p.mask[bit / 8 + 1]) << 8;
-      sum[i] = numerics::select(Vec::from_bits(bits), sum[i], Vec(0.0f));
+      dx = numerics::select(Vec::from_bits(bits), dx, Vec(0.0f));
     }
-    if (i + 1 == Held && !whole) {
-      sum[i].store(to, left);
+    if (whole) {
+      dx.store(to);
     } else {
-      sum[i].store(to);
+      dx.store(to, left);
     }
+  }
+#pragma GCC unroll 16
+  for (int k = 0; k < Count; ++k) sum[k].store(row_sums + pairs[k].tap * kDepthwiseBlock + c);
+}
+
+// The same for any number of taps up to kHeldTaps.
+template <int Count, typename Code>
+inline void pass_of(int64_t count, const Pixels<Code>& p, const Pass& s, const Pair* pairs, int64_t channels, float* row_sums) {
+  if constexpr (Count > 0) {
+    if (count < Count) return pass_of<Count - 1>(count, p, s, pairs, channels, row_sums);
+  }
+  for (int64_t c = 0; c < channels; c += Vec::size) {
+    pass<Count>(p, s, pairs, c, static_cast<int>(std::min<int64_t>(Vec::size, channels - c)), row_sums);
   }
 }
 
@@ -93,41 +113,52 @@ template <typename Code>
 void run(const DepthwiseGradPlan& plan, const Pixels<Code>& p, int64_t channels, double* sums, int64_t sums_pitch, Pair* pairs,
          float* row_sums) {
   std::memset(row_sums, 0, static_cast<size_t>(plan.taps * kDepthwiseBlock) * sizeof(float));
-  int64_t at = 0, since = 0;
+  int64_t row = 0, since = 0;
   for (const auto& slices : plan.along[0]) {
     for (const auto& rows : plan.along[1]) {
-      int64_t count = 0, moved = 0;
-      for (int64_t x = 0; x < plan.in[2]; ++x, ++at) {
-        if (plan.follows[static_cast<size_t>(x)] != 0) {
-          moved += p.grad_pitch;
-        } else {
-          count = 0;
-          moved = 0;
-          for (const Meeting& z : slices) {
-            for (const Meeting& y : rows) {
-              for (const Meeting& column : plan.along[2][static_cast<size_t>(x)]) {
-                pairs[count++] = {((z.out * plan.out[1] + y.out) * plan.out[2] + column.out) * p.grad_pitch,
-                                  (z.tap * plan.kernel[1] + y.tap) * plan.kernel[2] + column.tap};
-              }
+      for (const Stretch& stretch : plan.across) {
+        int64_t count = 0;
+        for (const Meeting& z : slices) {
+          for (const Meeting& y : rows) {
+            for (const Meeting& column : plan.along[2][static_cast<size_t>(stretch.first)]) {
+              pairs[count++] = {((z.out * plan.out[1] + y.out) * plan.out[2] + column.out) * p.grad_pitch,
+                                (z.tap * plan.kernel[1] + y.tap) * plan.kernel[2] + column.tap};
             }
           }
         }
-        int64_t c = 0;
-        for (; c + kHeld * Vec::size <= channels; c += kHeld * Vec::size) {
-          pixel<kHeld>(p, at, moved, pairs, count, c, Vec::size, row_sums);
-        }
-        for (; c < channels; c += Vec::size) {
-          pixel<1>(p, at, moved, pairs, count, c, static_cast<int>(std::min<int64_t>(Vec::size, channels - c)), row_sums);
+        for (int64_t done = 0; done < stretch.count; done += kFlush) {
+          Pass s{row + stretch.first + done * stretch.step, stretch.step, std::min(kFlush, stretch.count - done), true, false};
+          for (int64_t k = 0; k == 0 || k < count; k += kHeldTaps) {
+            s.first = k == 0;
+            s.last = k + kHeldTaps >= count;
+            pass_of<kHeldTaps>(std::min<int64_t>(kHeldTaps, count - k), p, s, pairs + k, channels, row_sums);
+          }
+          for (int64_t k = 0; k < count; ++k) pairs[k].grad += s.count * p.grad_pitch;
+          since += s.count;
+          if (sums != nullptr && since >= kFlush) {
+            flush(plan.taps, channels, row_sums, sums, sums_pitch);
+            since = 0;
+          }
         }
       }
-      since += plan.in[2];
-      if (sums != nullptr && since >= kFlush) {
-        flush(plan.taps, channels, row_sums, sums, sums_pitch);
-        since = 0;
-      }
+      row += plan.in[2];
     }
   }
   if (sums != nullptr && since > 0) flush(plan.taps, channels, row_sums, sums, sums_pitch);
+}
+
+// sums[c] += the output gradient of channel c, pixel after pixel.
+inline void add_up(const float* grad, int64_t pitch, int64_t pixels, int64_t channels, double* sums) {
+  alignas(64) float some[Vec::size];
+  for (int64_t c = 0; c < channels; c += Vec::size) {
+    const int left = static_cast<int>(std::min<int64_t>(Vec::size, channels - c));
+    for (int64_t first = 0; first < pixels; first += kFlush) {
+      Vec sum(0.0f);
+      for (int64_t i = first; i < std::min(pixels, first + kFlush); ++i) sum = sum + Vec::load(grad + i * pitch + c, left);
+      sum.store(some);
+      for (int j = 0; j < left; ++j) sums[c + j] += static_cast<double>(some[j]);
+    }
+  }
 }
 
 void unit(const DepthwiseGradPlan& plan, const DepthwiseGradTask& task, int64_t block, uint8_t* scratch) {
@@ -140,6 +171,7 @@ void unit(const DepthwiseGradPlan& plan, const DepthwiseGradTask& task, int64_t 
     const bool masked = task.mask != nullptr && plan.channels % 16 == 0;
     const Pixels<uint8_t> p{task.grad + first, plan.channels, task.codes + first, plan.channels, task.zero_point, task.weight + first, pitch,
                             task.dx == nullptr ? nullptr : task.dx + first, plan.channels, masked ? task.mask + first / 8 : nullptr};
+    if (task.grad_sums != nullptr) add_up(p.grad, p.grad_pitch, plan.out_pixels(), channels, task.grad_sums + first);
     run(plan, p, channels, sums, pitch, pairs, row_sums);
     return;
   }
@@ -154,6 +186,7 @@ void unit(const DepthwiseGradPlan& plan, const DepthwiseGradTask& task, int64_t 
   numerics::transpose_store(planes, in, channels, in, centred, kDepthwiseBlock);
   const Pixels<float> p{grad, kDepthwiseBlock, centred, kDepthwiseBlock, task.zero_point, task.weight + first, pitch,
                         task.dx == nullptr ? nullptr : dx, kDepthwiseBlock, nullptr};
+  if (task.grad_sums != nullptr) add_up(grad, kDepthwiseBlock, out, channels, task.grad_sums + first);
   run(plan, p, channels, sums, pitch, pairs, row_sums);
   if (task.dx == nullptr) return;
   float* to = task.dx + first * in;

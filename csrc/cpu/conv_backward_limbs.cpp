@@ -1,0 +1,216 @@
+// Gradients of the training convolution with the output gradient in 16-bit integers, on the forward's own kernels.
+#include "ops/qat_conv_int8.h"
+
+#include "cpu/conv_backward.h"
+#include "cpu/isa.h"
+#include "cpu/kernels/conv_grad.h"
+#include "numerics/limbs.h"
+
+namespace torchqat::cpu::conv {
+namespace {
+
+GradKernels grad_kernels() {
+  return select(&grad_kernels_scalar, &grad_kernels_avx2, &grad_kernels_avx512, &grad_kernels_amx)();
+}
+
+// The buffers of a sample, one after the other in the scratch of the calling thread.
+struct Workspace {
+  uint8_t *limbs[2], *padded[2], *codes;
+  int8_t* panels[2];
+  int32_t* sums[2];
+  float* pixels;  // of one class
+};
+
+// Splits [0, n) among threads, at least `grain` each.
+template <typename Body>
+void shared(int64_t n, int64_t grain, Body body) {
+  at::parallel_for(0, n, grain, body);
+}
+
+class IntegerBackward {
+ public:
+  IntegerBackward(const Backward& b, const Plan& forward, const InputGradPlan& input_grad)
+      : b_(b), forward_(forward), input_grad_(input_grad), weight_plan_(make_weight_grad_plan(forward)) {
+    const int64_t padded = input_grad_.padded.codes_bytes(), class_bytes = input_grad_.whole() ? 0 : 4 * input_grad_.largest_class() * in_channels();
+    const int64_t sizes[] = {out_size(), out_size(), padded, padded, weight_plan_.codes_bytes(forward_), weight_plan_.limb_bytes(),
+                             weight_plan_.limb_bytes(), sums_bytes(), sums_bytes(), class_bytes};
+    int64_t total = 0;
+    for (int64_t size : sizes) total += (size + 127) / 64 * 64;
+    uint8_t* at = thread_scratch(1, total);
+    auto take = [&, i = 0]() mutable {
+      uint8_t* here = at;
+      at += (sizes[i++] + 127) / 64 * 64;
+      return here;
+    };
+    for (auto& p : work_.limbs) p = take();
+    for (auto& p : work_.padded) p = take();
+    work_.codes = take();
+    for (auto& p : work_.panels) p = reinterpret_cast<int8_t*>(take());
+    for (auto& p : work_.sums) p = reinterpret_cast<int32_t*>(take());
+    work_.pixels = reinterpret_cast<float*>(take());
+  }
+
+  Gradients run() {
+    Gradients g;
+    const auto format = b_.codes.suggest_memory_format();
+    if (b_.want_input) {
+      g.input = at::empty(b_.codes.sizes(), b_.grad.options(), format);
+      if (input_grad_.gaps) g.input.zero_();
+      for (const InputGradClass& c : input_grad_.classes) {
+        packed_.push_back(at::empty({c.plan.weight.packed_bytes()}, b_.codes.options(), at::MemoryFormat::Contiguous));
+        pack_class(forward_.weight, c, b_.weight_codes.const_data_ptr<int8_t>(), packed_.back().mutable_data_ptr<uint8_t>());
+      }
+    }
+    at::Tensor sums;
+    if (b_.want_weight) sums = at::zeros({weight_plan_.sums_size(forward_)}, b_.grad.options());
+    if (b_.want_bias) bias_.assign(static_cast<size_t>(forward_.weight.out_channels()), 0.0);
+    for (int64_t n = 0; n < b_.codes.size(0); ++n) {
+      // The sample's gradient stays in the cache for what follows.
+      if (b_.want_bias) kernels_.channel_sums(part(n, 0, lines()), bias_.data());
+      const float scale = make_limbs(n);
+      if (b_.want_input) input_gradient(n, scale, g.input);
+      if (b_.want_weight) weight_gradient(n, scale, sums.mutable_data_ptr<float>());
+    }
+    if (b_.want_weight) g.weight = collect(sums);
+    if (b_.want_bias) g.bias = floats_of(bias_.data(), static_cast<int64_t>(bias_.size()), b_.grad.options());
+    return g;
+  }
+
+ private:
+  int64_t out_size() const { return forward_.weight.out_channels() * forward_.out_pixels(); }
+  int64_t in_channels() const { return forward_.weight.in_channels(); }
+  int64_t sums_bytes() const { return weight_plan_.panels() * weight_plan_.chunk_count() * kPanel * 4; }
+  bool channels_last() const { return b_.codes.suggest_memory_format() != at::MemoryFormat::Contiguous; }
+
+  int64_t lines() const { return channels_last() ? forward_.out_pixels() : forward_.weight.out_channels(); }
+
+  // Part [begin, end) of sample n's gradient: pixels of channels-last, channels otherwise.
+  GradSource part(int64_t n, int64_t begin, int64_t end) const {
+    const int64_t pixels = forward_.out_pixels(), channels = forward_.weight.out_channels();
+    const float* scale = b_.weight_scale.const_data_ptr<float>();
+    const float* values = b_.grad.const_data_ptr<float>() + n * out_size();
+    if (channels_last()) return {values + begin * channels, true, end - begin, channels, scale};
+    return {values + begin * pixels, false, pixels, end - begin, scale + begin};
+  }
+
+  // The limbs of sample n, padded; returns what 1 of them stands for.
+  float make_limbs(int64_t n) {
+    const int64_t lines = this->lines(), line = out_size() / lines, grain = std::max<int64_t>(1, 16384 / line);
+    std::vector<float> parts(static_cast<size_t>(at::get_num_threads()), 0.0f);
+    shared(lines, grain, [&](int64_t begin, int64_t end) {
+      float& mine = parts[static_cast<size_t>(at::get_thread_num())];
+      mine = numerics::larger_or_nan(kernels_.largest(part(n, begin, end)), mine);
+    });
+    float largest = 0;
+    for (float value : parts) largest = numerics::larger_or_nan(value, largest);
+    const float inverse = numerics::limb_inverse(largest);
+    shared(lines, grain, [&](int64_t begin, int64_t end) {
+      kernels_.split(part(n, begin, end), inverse, work_.limbs[0] + begin * line, work_.limbs[1] + begin * line);
+    });
+    const Kernels forward = current_kernels();
+    const Plan& padded = input_grad_.padded;
+    const int64_t rows = padded.padded[0] * padded.padded[1];
+    shared(2 * rows, std::max<int64_t>(1, rows / at::get_num_threads()), [&](int64_t begin, int64_t end) {
+      uint8_t* scratch = thread_scratch(0, pad_scratch_bytes(padded));
+      for (int limb = 0; limb < 2; ++limb) {
+        Source s;
+        s.codes = work_.limbs[limb];
+        s.channels_last = channels_last();
+        s.shift = 128;
+        const int64_t first = std::max(begin, limb * rows) - limb * rows, last = std::min(end, (limb + 1) * rows) - limb * rows;
+        if (first < last) forward.pad_rows(padded, s, first, last, work_.padded[limb], scratch);
+      }
+    });
+    return numerics::limb_scale(largest);
+  }
+
+  void input_gradient(int64_t n, float scale, at::Tensor& grad_input) {
+    const float one = 1.0f;
+    float* whole = grad_input.mutable_data_ptr<float>() + n * (grad_input.numel() / grad_input.size(0));
+    const Kernels forward = current_kernels();
+    for (size_t i = 0; i < input_grad_.classes.size(); ++i) {
+      const InputGradClass& c = input_grad_.classes[i];
+      Task task;
+      task.codes = work_.padded[0] + c.offset;
+      task.low_codes = work_.padded[1] + c.offset;
+      task.packed = packed_[i].const_data_ptr<uint8_t>();
+      task.input_scale = scale;
+      task.zero_point = 128;
+      task.weight_scale = &one;
+      task.out = input_grad_.whole() ? whole : work_.pixels;
+      task.channels_last = channels_last();
+      shared(c.plan.strips, 1, [&](int64_t begin, int64_t end) {
+        forward.strips(c.plan, task, begin, end, thread_scratch(0, strip_scratch_bytes(c.plan)));
+      });
+      if (!input_grad_.whole()) scatter_class(forward_, c, input_grad_.stride, channels_last(), work_.pixels, whole);
+    }
+    if (b_.mask != nullptr) {
+      const int64_t size = grad_input.numel() / grad_input.size(0);
+      // Whole bytes of the mask to each thread.
+      shared((size + 4095) / 4096, 8, [&](int64_t begin, int64_t end) {
+        const int64_t first = begin * 4096, last = std::min(size, end * 4096);
+        forward.apply_mask(whole + first, last - first, b_.mask + n * ((size + 7) / 8) + first / 8);
+      });
+    }
+  }
+
+  void weight_gradient(int64_t n, float scale, float* sums) {
+    const int64_t panels = weight_plan_.panels();
+    const float zero_point = b_.zero_point.const_data_ptr<float>()[b_.zero_point.numel() == 1 ? 0 : n];
+    Source s;
+    s.codes = b_.codes.const_data_ptr<uint8_t>() + n * (b_.codes.numel() / b_.codes.size(0));
+    s.channels_last = channels_last();
+    s.zero_point = zero_point;
+    shared(2 * panels + 1, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t unit = begin; unit < end; ++unit) {
+        if (unit == 0) {
+          kernels_.spread_codes(forward_, weight_plan_, s, work_.codes);
+          continue;
+        }
+        const int64_t limb = (unit - 1) / panels, panel = (unit - 1) % panels;
+        kernels_.panel_limbs(forward_, input_grad_.padded, weight_plan_, work_.padded[limb], panel, panel + 1, work_.panels[limb], work_.sums[limb]);
+      }
+    });
+    WeightGradTask task;
+    task.codes = work_.codes;
+    for (int limb = 0; limb < 2; ++limb) {
+      task.limbs[limb] = work_.panels[limb];
+      task.limb_sums[limb] = work_.sums[limb];
+    }
+    task.zero_point = static_cast<int32_t>(zero_point);
+    task.scale = scale * b_.input_scale.const_data_ptr<float>()[b_.input_scale.numel() == 1 ? 0 : n];
+    task.sums = sums;
+    shared(weight_plan_.units(forward_), 1, [&](int64_t begin, int64_t end) {
+      kernels_.weight_grad(forward_, weight_plan_, task, begin, end, thread_scratch(0, weight_grad_scratch_bytes()));
+    });
+  }
+
+  at::Tensor collect(const at::Tensor& sums) const {
+    const at::Tensor grad_weight = at::empty(b_.weight_codes.sizes(), b_.grad.options());
+    shared(weight_plan_.panels(), 1, [&](int64_t begin, int64_t end) {
+      kernels_.collect(forward_, weight_plan_, sums.const_data_ptr<float>(), b_.weight_scale.const_data_ptr<float>(), begin, end,
+                       grad_weight.mutable_data_ptr<float>());
+    });
+    return grad_weight;
+  }
+
+  const Backward& b_;
+  const Plan& forward_;
+  const InputGradPlan& input_grad_;
+  WeightGradPlan weight_plan_;
+  GradKernels kernels_ = grad_kernels();
+  Workspace work_{};
+  std::vector<at::Tensor> packed_;  // for each class
+  std::vector<double> bias_;        // summed over the samples so far
+};
+
+}  // namespace
+
+std::optional<Gradients> limbs_backward(const Backward& b) {
+  const Plan forward = forward_plan(b);
+  const InputGradPlan input_grad = make_input_grad_plan(forward, current_kernels().tile_rows);
+  if (!input_grad.possible) return std::nullopt;
+  return IntegerBackward(b, forward, input_grad).run();
+}
+
+}  // namespace torchqat::cpu::conv

@@ -178,7 +178,8 @@ void run_batch(const Plan& plan, const ConvArgs& args, const BatchInput& input, 
     at::parallel_for(0, input.samples, 1, [&](int64_t begin, int64_t end) {
       uint8_t* work = scratch();
       uint8_t* codes = thread_scratch(1, plan.codes_bytes());
-      for (int64_t n = begin; n < end; ++n) {
+      // The last sample first: the pass that found the range has left that one in the cache.
+      for (int64_t n = end - 1; n >= begin; --n) {
         const bool kept_nan = keep && keep_codes(n, 0, input.sample_size);
         const bool nan = kernels.pad_rows(plan, padding_source(n), 0, rows, codes, work) || kept_nan;
         kernels.strips(plan, task_of(n, codes), 0, plan.strips, work);

@@ -211,7 +211,9 @@ void panel_limbs(const Plan& forward, const Plan& g, const WeightGradPlan& w, co
           const uint8_t* from = padded + plane * g.plane_bytes + within;
           const uint8_t* rows[4];
           for (int j = 0; j < 4; ++j) rows[j] = at[j] < 0 ? nothing : from + at[j];
-          interleave(rows, here, to + 4 * (c - channel));
+          // By sixteens where the panel has room: what is too much is overwritten, or belongs to no channel.
+          const int64_t whole = (here + 15) / 16 * 16;
+          interleave(rows, c - channel + whole <= kPanel ? whole : here, to + 4 * (c - channel));
           c += here;
         }
       }

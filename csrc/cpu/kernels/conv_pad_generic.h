@@ -65,12 +65,23 @@ bool quantize_masked(const Source& s, int64_t n, uint8_t* codes, uint8_t* mask) 
   for (; i + 64 <= n; i += 64) {
     __m512i code[4];
     uint64_t inside = 0;
+    Vec worst(0.0f);  // one test for near-ties and NaN; the margin is quotient.h's
 #pragma GCC unroll 4
     for (int j = 0; j < 4; ++j) {
-      const Vec x = Vec::load(s.values + i + 16 * j), level = numerics::rounded_quotient(x, scale, reciprocal) + zero;
-      nan |= numerics::mask_bits(numerics::is_nan(x));
-      inside |= static_cast<uint64_t>(numerics::mask_bits(in_range(level, low, high))) << (16 * j);
-      code[j] = _mm512_cvttps_epi32((numerics::storable_code(numerics::clamp_level(level, low, high), zero) + shift).v);
+      const Vec product = Vec::load(s.values + i + 16 * j) * reciprocal, nearest = round_even(product);
+      worst = numerics::lane_max_bits(worst, lane_abs(product - nearest) + lane_abs(product) * Vec(0x1p-21f));
+      const Vec level = nearest + zero, clamped = numerics::clamp_level(level, low, high);
+      inside |= static_cast<uint64_t>(_mm512_cmp_ps_mask(level.v, clamped.v, _CMP_EQ_OQ)) << (16 * j);
+      code[j] = _mm512_cvttps_epi32((clamped + shift).v);
+    }
+    if (_mm512_cmp_ps_mask(worst.v, _mm512_set1_ps(0.5f), _CMP_LE_OQ) != 0xffff) [[unlikely]] {
+      inside = 0;
+      for (int j = 0; j < 4; ++j) {
+        const Vec x = Vec::load(s.values + i + 16 * j), level = numerics::rounded_quotient(x, scale, reciprocal) + zero;
+        nan |= numerics::mask_bits(numerics::is_nan(x));
+        inside |= static_cast<uint64_t>(numerics::mask_bits(in_range(level, low, high))) << (16 * j);
+        code[j] = _mm512_cvttps_epi32((numerics::storable_code(numerics::clamp_level(level, low, high), zero) + shift).v);
+      }
     }
     const __m512i bytes = _mm512_packus_epi16(_mm512_packs_epi32(code[0], code[1]), _mm512_packs_epi32(code[2], code[3]));
     _mm512_storeu_si512(codes + i, _mm512_permutexvar_epi32(order, bytes));

@@ -43,7 +43,7 @@ def _module_line(report: Report, title: str, module: nn.Module, batch: int, size
     x = torch.randn(batch, module.in_channels, size, size).contiguous(memory_format=torch.channels_last).requires_grad_()
     grad = torch.randn_like(module(x).detach())
     calls = {FP32: _step(copy.deepcopy(module), x, grad), BF16: _step(copy.deepcopy(module), x, grad, autocast=True)}
-    for backward in ("auto", "float32"):
+    for backward in ("auto", "bfloat16", "float32"):
         calls[f"torchqat int8, backward {backward}"] = _step(_prepared(module, backward), x, grad)
     targets = {} if bound is None else {OURS: at_most(bound, FP32)}
     # In a running model outputs find memory that the layer before gave back, and no fresh pages.
@@ -91,6 +91,7 @@ def run(report: Report) -> None:
         _line(report, 16, 128, 128, 16)
         _line(report, 16, 64, 128, 32, stride=2)
         _line(report, 16, 3, 64, 32)
-        _module_line(report, "Conv2d 3x3 depthwise 96, 32x32, batch 16", nn.Conv2d(96, 96, 3, padding=1, groups=96), 16, 32)
-        _module_line(report, "Conv2d 1x1 96->24, 32x32, batch 16", nn.Conv2d(96, 24, 1), 16, 32)
-        _module_line(report, "ConvTranspose2d 4x4 64->32, stride 2, 16x16, batch 16", nn.ConvTranspose2d(64, 32, 4, 2, 1), 16, 16)
+        _module_line(report, "Conv2d 3x3 depthwise 96, 32x32, batch 16", nn.Conv2d(96, 96, 3, padding=1, groups=96), 16, 32, 1.0)
+        _module_line(report, "Conv2d 3x3 64->64 in 8 groups, 32x32, batch 16", nn.Conv2d(64, 64, 3, padding=1, groups=8), 16, 32, 1.0)
+        _module_line(report, "Conv2d 1x1 96->24, 32x32, batch 16", nn.Conv2d(96, 24, 1), 16, 32, 1.0)
+        _module_line(report, "ConvTranspose2d 4x4 64->32, stride 2, 16x16, batch 16", nn.ConvTranspose2d(64, 32, 4, 2, 1), 16, 16, 1.0)

@@ -75,7 +75,8 @@ def relative(a, b):
     return ((a.double() - b).norm() / b.norm().clamp_min(1e-300)).item()
 
 
-def check_gradients(layer, backward):
+def check_gradients(layer, backward, few=False):
+    """few: so few terms may make a gradient that the bound is a single rounding's."""
     y = layer.run(backward)
     g = torch.randn(y.shape, generator=torch.Generator().manual_seed(3))
     if y.is_contiguous(memory_format=FORMATS[y.dim() - 2]):
@@ -88,7 +89,7 @@ def check_gradients(layer, backward):
         if got is None:
             continue
         assert got.grad.shape == want.grad.shape and got.grad.dtype == got.dtype
-        bound = 1e-6 if name == "b" else BOUNDS[backward]
+        bound = 1e-6 if name == "b" else max(BOUNDS[backward], 2**-8 if few and backward == "bfloat16" else 0.0)
         if want.grad.norm() > 0:
             assert relative(got.grad, want.grad) <= bound, (name, relative(got.grad, want.grad))
         # outside the grid the gradient is exactly zero
@@ -198,7 +199,7 @@ def test_random_geometry(data):
     if all(s + 2 * p >= d * (k - 1) + 1 for s, p, d, k in lists):
         layer = Layer(**options)
         assert torch.equal(layer.run().detach(), layer.deployed())
-        check_gradients(layer, data.draw(st.sampled_from(list(BOUNDS))))
+        check_gradients(layer, data.draw(st.sampled_from(list(BOUNDS))), few=True)
 
 
 @pytest.mark.parametrize("isa", ISAS)

@@ -205,7 +205,7 @@ def _version(package: str) -> str | None:
 
 def environment() -> dict:
     """Hardware and versions that a figure depends on."""
-    peers = {name: _version(name) for name in ("torchao", "nncf", "onnxruntime", "brevitas")}
+    peers = {name: _version(name) for name in ("torchao", "nncf", "onnxruntime", "openvino", "brevitas")}
     found = {
         "cpu": _cpu_model(),
         "threads": torch.get_num_threads(),

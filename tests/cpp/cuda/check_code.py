@@ -43,7 +43,8 @@ RULES = [
     Rule("rows to 8-bit float codes", r"float8_(dynamic|static)_kernelI", needs=READS_WIDE, registers=80, at_least=6),
     Rule("int8 products in tiles", r"16int8_gemm_kernelI", needs=TENSOR_CORES, local_bytes=64, at_least=6),
     Rule("int8 convolution in tiles", r"conv_gemm_kernelI.*ELb1EE", needs=TENSOR_CORES, at_least=2),
-    Rule("int8 products of weights in groups", r"grouped_tiles_kernelI", needs={75: (r"IMMA",), 80: (r"IMMA\.16832", r"LDGSTS")}, at_least=2),
+    # Its local memory is the stack of the call that serves odd groups.
+    Rule("int8 products of weights in groups", r"grouped_tiles_kernelI", needs={75: (r"IMMA",), 80: (r"IMMA\.16832", r"LDGSTS")}, local_bytes=512, at_least=2),
     Rule("few rows of int8", r"int8_gemm_narrow_kernelI", needs={75: (r"LDG\.E(\.\w+)*\.128", r"IDP\.4A\.U8\.S8")}, registers=128, at_least=3),
     Rule("few rows of weights in groups", r"21linear_grouped_kernelI", needs=READS_WIDE, registers=168, at_least=6),
 ]

@@ -116,6 +116,7 @@ set(TORCHQAT_TORCH_SOURCES
   csrc/cpu/int8_gemm.cpp
   csrc/cpu/isa_ops.cpp
   csrc/cpu/large_pages.cpp
+  csrc/cpu/layer_input.cpp
   csrc/cpu/learned.cpp
   csrc/cpu/linear_float8.cpp
   csrc/cpu/linear_grouped.cpp

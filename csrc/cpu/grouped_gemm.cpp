@@ -117,22 +117,71 @@ uint8_t* grouped_scratch(int64_t bytes) {
   return memory.get();
 }
 
-at::Tensor group_codes(const at::Tensor& codes, int64_t rows, const cpu::GroupedLayout& w) {
+namespace {
+
+bool groups_lie_apart(const cpu::GroupedLayout& w, int64_t ld_codes) {
+  return w.k_padded() > ld_codes || (w.group_padded != w.group && w.groups != 1);
+}
+
+// Rows of codes, ld_codes apart, with every group at a multiple of group_padded and zeros between.
+void spread_groups(const uint8_t* source, int64_t ld_codes, int64_t rows, const cpu::GroupedLayout& w, uint8_t* target) {
   const int64_t padded = w.k_padded();
-  if (padded <= codes.size(1) && (w.group_padded == w.group || w.groups == 1)) return codes;
-  at::Tensor out = at::empty({rows, padded}, codes.options());
-  const auto* source = codes.const_data_ptr<uint8_t>();
-  auto* target = out.mutable_data_ptr<uint8_t>();
   at::parallel_for(0, rows, std::max<int64_t>(1, 65536 / std::max<int64_t>(padded, 1)), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       std::memset(target + i * padded, 0, static_cast<size_t>(padded));
       for (int64_t g = 0; g < w.groups; ++g) {
-        std::memcpy(target + i * padded + g * w.group_padded, source + i * codes.size(1) + g * w.group,
+        std::memcpy(target + i * padded + g * w.group_padded, source + i * ld_codes + g * w.group,
                     static_cast<size_t>(std::min(w.group, w.k - g * w.group)));
       }
     }
   });
+}
+
+void run_kernel(const cpu::GroupedInt8& g) {
+  const auto kernel = cpu::select<cpu::GroupedInt8Fn>(cpu::grouped_int8_scalar, cpu::grouped_int8_avx2,
+                                                      cpu::grouped_int8_avx512, cpu::grouped_int8_amx);
+  for_each_grouped_block(g.m, g.w, cpu::grouped_int8_scratch(g.w, g.m), [&](const cpu::GroupedRange& range) { kernel(g, range); });
+}
+
+}  // namespace
+
+at::Tensor group_codes(const at::Tensor& codes, int64_t rows, const cpu::GroupedLayout& w) {
+  if (!groups_lie_apart(w, codes.size(1))) return codes;
+  at::Tensor out = at::empty({rows, w.k_padded()}, codes.options());
+  spread_groups(codes.const_data_ptr<uint8_t>(), codes.size(1), rows, w, out.mutable_data_ptr<uint8_t>());
   return out;
+}
+
+at::Tensor run_linear_grouped(const LayerInput& input, at::IntArrayRef sizes, const GroupedWeight& weight,
+                              const cpu::GroupedScale& scale, const std::optional<at::Tensor>& bias, at::ScalarType dtype) {
+  const cpu::GroupedLayout& w = weight.layout;
+  at::Tensor y = at::empty(sizes, at::TensorOptions().dtype(at::kFloat));
+  cpu::GroupedInt8 g;
+  g.w = w;
+  g.weight = weight.data;
+  g.scale = scale;
+  g.m = input.rows();
+  const RowMemory memory(input.bytes(g.m));
+  const LayerInput::Rows rows = input.code(0, g.m, memory.data(), true);
+  g.codes = rows.codes;
+  g.lda = cpu::padded64(w.k);
+  at::Tensor spread;
+  if (groups_lie_apart(w, g.lda)) {
+    spread = at::empty({g.m, w.k_padded()}, at::TensorOptions().dtype(at::kByte));
+    spread_groups(g.codes, g.lda, g.m, w, spread.mutable_data_ptr<uint8_t>());
+    g.codes = spread.const_data_ptr<uint8_t>();
+    g.lda = w.k_padded();
+  }
+  g.input_scale = rows.scale;
+  g.zero_point = rows.zero_point;
+  g.input_stride = input.stride();
+  g.nan_rows = rows.nan;
+  const FloatView float_bias = view_floats(bias);
+  g.bias = float_bias.data;
+  g.out = y.mutable_data_ptr<float>();
+  g.ldo = w.n;
+  run_kernel(g);
+  return dtype == at::kFloat ? y : y.to(dtype);
 }
 
 at::Tensor grouped_gemm(const QuantizedRows& x, int64_t rows, const InputQParams& qparams, const GroupedWeight& weight,
@@ -151,16 +200,11 @@ at::Tensor grouped_gemm(const QuantizedRows& x, int64_t rows, const InputQParams
   g.zero_point = qparams.zero_point.const_data_ptr<int32_t>();
   g.input_stride = qparams.stride;
   g.nan_rows = x.nan_rows.const_data_ptr<uint8_t>();
-  at::Tensor float_bias;
-  if (bias.has_value()) {
-    float_bias = bias->detach().to(at::kFloat).contiguous();
-    g.bias = float_bias.const_data_ptr<float>();
-  }
+  const FloatView float_bias = view_floats(bias);
+  g.bias = float_bias.data;
   g.out = y.mutable_data_ptr<float>();
   g.ldo = w.n;
-  const auto kernel = cpu::select<cpu::GroupedInt8Fn>(cpu::grouped_int8_scalar, cpu::grouped_int8_avx2,
-                                                      cpu::grouped_int8_avx512, cpu::grouped_int8_amx);
-  for_each_grouped_block(rows, w, cpu::grouped_int8_scratch(w, rows), [&](const cpu::GroupedRange& range) { kernel(g, range); });
+  run_kernel(g);
   return dtype == at::kFloat ? y : y.to(dtype);
 }
 

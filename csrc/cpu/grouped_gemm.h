@@ -1,7 +1,7 @@
 // From tensors to the grouped linear kernels: packed weights opened, scales viewed, rows quantised into groups, work split
 // among threads. Shared by the deployed and the training layers.
 #pragma once
-#include "cpu/int8_gemm.h"
+#include "cpu/layer_input.h"
 #include "cpu/kernels/linear_grouped.h"
 
 namespace torchqat {
@@ -50,6 +50,10 @@ void for_each_grouped_block(int64_t rows, const cpu::GroupedLayout& w, int64_t s
     }
   });
 }
+
+// y [sizes] of a deployed layer.
+at::Tensor run_linear_grouped(const LayerInput& input, at::IntArrayRef sizes, const GroupedWeight& weight,
+                              const cpu::GroupedScale& scale, const std::optional<at::Tensor>& bias, at::ScalarType dtype);
 
 // y [rows, n] of dtype; x as quantize_rows gives it.
 at::Tensor grouped_gemm(const QuantizedRows& x, int64_t rows, const InputQParams& qparams, const GroupedWeight& weight,

@@ -54,14 +54,10 @@ GroupedWeight open_weight(const char* op, const at::Tensor& input, const at::Ten
   return weight;
 }
 
-at::Tensor grouped_int8(const char* op, const at::Tensor& matrix, int64_t rows, const GroupedWeight& weight,
-                        const at::Tensor& weight_scale, const OptionalTensor& bias, const InputQParams& qparams) {
+void check_grouped_int8(const char* op, const GroupedWeight& weight) {
   TORCH_CHECK_VALUE(weight.is_signed, op, ": packed_weight must hold signed codes; unsigned ones are for linear_weight_only");
   TORCH_CHECK_VALUE(weight.layout.group_padded <= kLongestIntegerGroup, op, ": groups of packed_weight must be at most ",
                     kLongestIntegerGroup, " long, got ", weight.layout.group);
-  const GroupedScaleView scale = view_weight_scale(op, weight_scale, weight.layout);
-  const QuantizedRows x = quantize_rows(matrix, rows, weight.layout.k, qparams, false);
-  return grouped_gemm(x, rows, qparams, weight, scale.scale, bias, matrix.scalar_type());
 }
 
 at::Tensor linear_grouped_int8_cpu(const at::Tensor& input, const at::Tensor& packed_weight,
@@ -73,9 +69,10 @@ at::Tensor linear_grouped_int8_cpu(const at::Tensor& input, const at::Tensor& pa
   check_byte_range(op, "", quant_min, quant_max);
   check_input_qparams(op, input, input_scale, input_zero_point);
   const GroupedWeight weight = open_weight(op, input, packed_weight);
-  const InputQParams qparams = read_input_qparams(op, input_scale, input_zero_point, quant_min, quant_max);
-  const int64_t rows = row_count(input).expect_int();
-  return grouped_int8(op, input.contiguous(), rows, weight, weight_scale, bias, qparams).view_symint(sizes);
+  check_grouped_int8(op, weight);
+  const GroupedScaleView scale = view_weight_scale(op, weight_scale, weight.layout);
+  const LayerInput x(op, input, weight.layout.k, input_scale, input_zero_point, quant_min, quant_max);
+  return run_linear_grouped(x, C10_AS_INTARRAYREF_SLOW(sizes), weight, scale.scale, bias, input.scalar_type());
 }
 
 at::Tensor linear_grouped_int8_dynamic_cpu(const at::Tensor& input, const at::Tensor& packed_weight,
@@ -85,17 +82,14 @@ at::Tensor linear_grouped_int8_dynamic_cpu(const at::Tensor& input, const at::Te
   const auto sizes = check_linear_grouped(op, input, packed_weight, weight_scale, bias);
   check_byte_range(op, "", quant_min, quant_max);
   const GroupedWeight weight = open_weight(op, input, packed_weight);
-  const int64_t rows = row_count(input).expect_int();
-  const at::Tensor matrix = input.contiguous().view({rows, weight.layout.k});
-  static const auto choose = c10::Dispatcher::singleton()
-                                 .findSchemaOrThrow("torchqat::choose_qparams", "")
-                                 .typed<std::tuple<at::Tensor, at::Tensor>(const at::Tensor&, c10::SymIntArrayRef,
-                                                                           int64_t, int64_t, bool)>();
-  const c10::SymInt per_row[] = {1, -1};
-  const auto [scale, zero_point] = choose.call(
-      matrix, per_token ? c10::SymIntArrayRef(per_row) : c10::SymIntArrayRef(), quant_min, quant_max, symmetric);
-  const InputQParams qparams = read_input_qparams(op, scale, zero_point, quant_min, quant_max);
-  return grouped_int8(op, matrix, rows, weight, weight_scale, bias, qparams).view_symint(sizes);
+  check_grouped_int8(op, weight);
+  const GroupedScaleView scale = view_weight_scale(op, weight_scale, weight.layout);
+  const auto run = [&](const LayerInput& x) {
+    return run_linear_grouped(x, C10_AS_INTARRAYREF_SLOW(sizes), weight, scale.scale, bias, input.scalar_type());
+  };
+  if (per_token) return run(LayerInput(input, weight.layout.k, quant_min, quant_max, symmetric));
+  const auto [input_scale, input_zero_point] = whole_tensor_qparams(input, quant_min, quant_max, symmetric);
+  return run(LayerInput(op, input, weight.layout.k, input_scale, input_zero_point, quant_min, quant_max));
 }
 
 // Rows as float32 with every group padded by zeros, [rows, k_padded].
@@ -122,22 +116,22 @@ at::Tensor linear_weight_only_cpu(const at::Tensor& input, const at::Tensor& pac
   const cpu::GroupedLayout& w = weight.layout;
   const GroupedScaleView scale = view_weight_scale(op, weight_scale, w);
   const int64_t rows = row_count(input).expect_int();
-  const at::Tensor x = pad_groups(input.contiguous().view({rows, w.k}), w);
-  at::Tensor y = at::empty({rows, w.n}, x.options());
+  // The usual input is read where it lies.
+  const bool ready = input.scalar_type() == at::kFloat && w.k == w.k_padded();
+  const at::Tensor x = ready ? input.contiguous() : pad_groups(input.contiguous().view({rows, w.k}), w);
+  at::Tensor y = at::empty(C10_AS_INTARRAYREF_SLOW(sizes), at::TensorOptions().dtype(at::kFloat));
   cpu::GroupedFloat g;
   g.w = w;
   g.weight = weight.data;
   g.scale = scale.scale;
-  at::Tensor zero_point, float_bias;
+  at::Tensor zero_point;
   if (weight_zero_point.has_value()) {
     zero_point = weight_zero_point->detach().to(at::kFloat).contiguous();
     g.zero_point = cpu::GroupedScale{zero_point.const_data_ptr(), cpu::ScaleType::float32,
                                      cpu::kGroupedColumns * w.groups, 1, w.groups};
   }
-  if (bias.has_value()) {
-    float_bias = bias->detach().to(at::kFloat).contiguous();
-    g.bias = float_bias.const_data_ptr<float>();
-  }
+  const FloatView float_bias = view_floats(bias);
+  g.bias = float_bias.data;
   g.m = rows;
   g.input = x.const_data_ptr<float>();
   g.lda = w.k_padded();
@@ -146,7 +140,7 @@ at::Tensor linear_weight_only_cpu(const at::Tensor& input, const at::Tensor& pac
   const auto kernel = cpu::select<cpu::GroupedFloatFn>(cpu::grouped_float_scalar, cpu::grouped_float_avx2,
                                                        cpu::grouped_float_avx512);
   for_each_grouped_block(rows, w, cpu::grouped_float_scratch(w), [&](const cpu::GroupedRange& range) { kernel(g, range); });
-  return y.to(input.scalar_type()).view_symint(sizes);
+  return input.scalar_type() == at::kFloat ? y : y.to(input.scalar_type());
 }
 
 TORCH_LIBRARY_IMPL(torchqat, CPU, m) {

@@ -1,9 +1,9 @@
 // Deployed int8 linear layers on the CPU.
 #include "ops/linear_int8.h"
 
-#include "cpu/int8_gemm.h"
 #include "cpu/isa.h"
 #include "cpu/kernels/panels.h"
+#include "cpu/layer_input.h"
 #include "ops/packed_header.h"
 
 namespace torchqat {
@@ -46,11 +46,9 @@ at::Tensor linear_int8_cpu(const at::Tensor& input, const at::Tensor& packed_wei
   const auto sizes = check_linear_int8(op, input, packed_weight, weight_scale, bias, quant_min, quant_max);
   check_input_qparams(op, input, input_scale, input_zero_point);
   const Int8Weight weight = open_weight(op, input, packed_weight, weight_scale);
-  const InputQParams qparams = read_input_qparams(op, input_scale, input_zero_point, quant_min, quant_max);
-  const int64_t rows = row_count(input).expect_int();
-  const QuantizedRows x = quantize_rows(input.contiguous(), rows, weight.k, qparams, false);
-  return int8_gemm(x, rows, qparams, weight, read_scale(op, "weight_scale", weight_scale), bias, input.scalar_type())
-      .view_symint(sizes);
+  const FloatView scale = view_scale(op, "weight_scale", weight_scale);
+  const LayerInput x(op, input, weight.k, input_scale, input_zero_point, quant_min, quant_max);
+  return run_linear_int8(x, C10_AS_INTARRAYREF_SLOW(sizes), weight, scale.data, bias, input.scalar_type());
 }
 
 at::Tensor linear_int8_dynamic_cpu(const at::Tensor& input, const at::Tensor& packed_weight,
@@ -59,19 +57,13 @@ at::Tensor linear_int8_dynamic_cpu(const at::Tensor& input, const at::Tensor& pa
   constexpr auto op = "linear_int8_dynamic";
   const auto sizes = check_linear_int8(op, input, packed_weight, weight_scale, bias, quant_min, quant_max);
   const Int8Weight weight = open_weight(op, input, packed_weight, weight_scale);
-  const int64_t rows = row_count(input).expect_int();
-  const at::Tensor matrix = input.contiguous().view({rows, weight.k});
-  static const auto choose = c10::Dispatcher::singleton()
-                                 .findSchemaOrThrow("torchqat::choose_qparams", "")
-                                 .typed<std::tuple<at::Tensor, at::Tensor>(const at::Tensor&, c10::SymIntArrayRef,
-                                                                           int64_t, int64_t, bool)>();
-  const c10::SymInt per_row[] = {1, -1};
-  const auto [scale, zero_point] = choose.call(
-      matrix, per_token ? c10::SymIntArrayRef(per_row) : c10::SymIntArrayRef(), quant_min, quant_max, symmetric);
-  const InputQParams qparams = read_input_qparams(op, scale, zero_point, quant_min, quant_max);
-  const QuantizedRows x = quantize_rows(matrix, rows, weight.k, qparams, false);
-  return int8_gemm(x, rows, qparams, weight, read_scale(op, "weight_scale", weight_scale), bias, input.scalar_type())
-      .view_symint(sizes);
+  const FloatView scale = view_scale(op, "weight_scale", weight_scale);
+  const auto run = [&](const LayerInput& x) {
+    return run_linear_int8(x, C10_AS_INTARRAYREF_SLOW(sizes), weight, scale.data, bias, input.scalar_type());
+  };
+  if (per_token) return run(LayerInput(input, weight.k, quant_min, quant_max, symmetric));
+  const auto [input_scale, input_zero_point] = whole_tensor_qparams(input, quant_min, quant_max, symmetric);
+  return run(LayerInput(op, input, weight.k, input_scale, input_zero_point, quant_min, quant_max));
 }
 
 TORCH_LIBRARY_IMPL(torchqat, CPU, m) {

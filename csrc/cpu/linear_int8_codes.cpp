@@ -1,32 +1,13 @@
 // linear_int8_codes on the CPU.
-#include "cpu/int8_gemm.h"
+#include "cpu/layer_input.h"
 #include "ops/forms.h"
 #include "ops/linear_int8.h"
 
 namespace torchqat {
 namespace {
 
-// Codes as rows that the kernel reads: unsigned, each of k_padded bytes. What lies beyond K meets zero weights.
-QuantizedRows rows_of_codes(const at::Tensor& input, int64_t rows, const Int8Weight& weight) {
-  const at::Tensor x = input.contiguous();
-  QuantizedRows out;
-  const bool is_signed = x.scalar_type() == at::kChar;
-  if (!is_signed && weight.k == weight.k_padded) {
-    out.codes = x.view({rows, weight.k});
-    return out;
-  }
-  out.codes = at::empty({rows, weight.k_padded}, x.options().dtype(at::kByte));
-  const auto* from = static_cast<const uint8_t*>(x.const_data_ptr());
-  auto* to = out.codes.mutable_data_ptr<uint8_t>();
-  const uint8_t flip = is_signed ? 0x80 : 0;
-  at::parallel_for(0, rows, std::max<int64_t>(1, 65536 / std::max<int64_t>(weight.k, 1)), [&](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; ++r) {
-      uint8_t* row = to + r * weight.k_padded;
-      for (int64_t k = 0; k < weight.k; ++k) row[k] = from[r * weight.k + k] ^ flip;
-      for (int64_t k = weight.k; k < weight.k_padded; ++k) row[k] = 0;
-    }
-  });
-  return out;
+int64_t one_zero_point(const at::Tensor& zero_point) {
+  return zero_point.scalar_type() == at::kInt ? *zero_point.const_data_ptr<int32_t>() : zero_point.item<int64_t>();
 }
 
 at::Tensor linear_int8_codes_cpu(const at::Tensor& input, const at::Tensor& packed_weight, const at::Tensor& weight_scale,
@@ -42,27 +23,25 @@ at::Tensor linear_int8_codes_cpu(const at::Tensor& input, const at::Tensor& pack
                     input.sizes());
   TORCH_CHECK_VALUE(weight_scale.numel() == weight.n, op, ": weight_scale must have shape [", weight.n,
                     "] for this packed_weight, got ", weight_scale.sizes());
-  const InputQParams qparams = read_input_qparams(op, input_scale, input_zero_point, quant_min, quant_max);
+  const FloatView w_scale = view_scale(op, "weight_scale", weight_scale);
+  const LayerInput x(op, input, weight.k, input_scale, input_zero_point, quant_min, quant_max);
   CodesGrid grid;
   if (type != at::kFloat) {
-    const int64_t shift = output_quant_min < 0 ? 128 : 0, zero_point = output_zero_point->item<int64_t>();
+    const int64_t shift = output_quant_min < 0 ? 128 : 0, zero_point = one_zero_point(*output_zero_point);
     TORCH_CHECK_VALUE(output_quant_min <= zero_point && zero_point <= output_quant_max, op, ": output_zero_point must lie within [",
                       output_quant_min, ", ", output_quant_max, "], got ", zero_point);
-    grid.scale = read_scale(op, "output_scale", *output_scale).const_data_ptr<float>()[0];
+    grid.scale = *view_scale(op, "output_scale", *output_scale).data;
     grid.zero_point = static_cast<float>(zero_point + shift);
     grid.quant_min = static_cast<float>(output_quant_min + shift);
     grid.quant_max = static_cast<float>(output_quant_max + shift);
     grid.relu = relu;
   }
-  const int64_t rows = row_count(input).expect_int();
-  const bool from_codes = !input.is_floating_point();
-  const QuantizedRows x = from_codes ? rows_of_codes(input, rows, weight) : quantize_rows(input.contiguous(), rows, weight.k, qparams, false);
-  const auto dtype = from_codes || type != at::kFloat ? at::kFloat : input.scalar_type();
-  at::Tensor y = int8_gemm(x, rows, qparams, weight, read_scale(op, "weight_scale", weight_scale), bias, dtype,
-                           type == at::kFloat ? nullptr : &grid);
+  const auto dtype = !input.is_floating_point() || type != at::kFloat ? at::kFloat : input.scalar_type();
+  at::Tensor y = run_linear_int8(x, C10_AS_INTARRAYREF_SLOW(sizes), weight, w_scale.data, bias, dtype,
+                                 type == at::kFloat ? nullptr : &grid);
   if (type == at::kChar) y = y.bitwise_xor_(0x80).view(at::kChar);
   if (type == at::kFloat && relu) y.clamp_min_(0);
-  return y.view_symint(sizes);
+  return y;
 }
 
 }  // namespace

@@ -51,6 +51,8 @@ struct Lanes {
     return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
   }
   static TORCHQAT_INLINE void prefetch(const uint8_t* p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0); }
+  // Into the second-level cache: what is asked for so early would push out of the first what is in use.
+  static TORCHQAT_INLINE void prefetch_far(const uint8_t* p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T1); }
 
   // Up to 4 bits by a table of 16 (vpermps looks at the lowest 4 bits only).
   template <int slot>

@@ -63,6 +63,7 @@ struct Lanes {
     return sign * magnitude;
   }
   static TORCHQAT_INLINE void prefetch(const uint8_t*) {}
+  static TORCHQAT_INLINE void prefetch_far(const uint8_t*) {}
 
   // Codes as floats: bits [shift, shift + slot) of every dword, minus offset.
   template <int slot>

@@ -19,6 +19,18 @@ TORCHQAT_INLINE const uint8_t* scale_address(const GroupedScale& s, int64_t inde
   return static_cast<const uint8_t*>(s.data) + index * (s.type == ScaleType::float32 ? 4 : 2);
 }
 
+// Every line of `count` scales that lie together: one left out costs as much as all of them.
+template <int count>
+TORCHQAT_INLINE void prefetch_scales(const GroupedScale& s, int64_t index) {
+  const uint8_t* p = scale_address(s, index);
+  Lanes::prefetch_far(p);
+  if (count > 32) Lanes::prefetch_far(p + 64);
+  if (count > 16 && s.type == ScaleType::float32) {
+    Lanes::prefetch_far(p + 64 * (count / 32));
+    if (count > 32) Lanes::prefetch_far(p + 192);
+  }
+}
+
 TORCHQAT_INLINE bool is_panel_full(const GroupedLayout& w, int64_t panel) { return (panel + 1) * kGroupedColumns <= w.n; }
 
 // Columns may be read 64 at a time, also where they reach beyond n.

@@ -41,7 +41,8 @@ inline void gemv_panel(const GroupedLayout& w, const GemvRow& row, const uint8_t
   constexpr bool narrow = slot < 8;
   // Added bytes stay below 256 for this many lines.
   constexpr int64_t lines_summed = slot == 8 ? 1 : 255 / (quads * ((1 << slot) - 1));
-  constexpr int64_t ahead = 2048;
+  // Far enough that memory has answered when the line's turn comes.
+  constexpr int64_t ahead = 8192, groups_ahead = 16;
   const int64_t lines = w.group_bytes / kGroupedLine;
   const auto z = Lanes::broadcast_bytes(static_cast<uint8_t>(row.zero_point));
   for (int64_t c0 = 0; c0 < kGroupedColumns; c0 += vectors * Lanes::columns) {
@@ -65,7 +66,7 @@ inline void gemv_panel(const GroupedLayout& w, const GemvRow& row, const uint8_t
         for (; l < stop; ++l, line += kGroupedLine, x += 4 * quads) {
 #pragma GCC unroll 4
           for (int c = 0; c < vectors; ++c) {
-            Lanes::prefetch(line + c * step + ahead);
+            Lanes::prefetch_far(line + c * step + ahead);
             const auto bytes = Lanes::load_bytes(line + c * step);
 #pragma GCC unroll 4
             for (int j = 0; j < quads; ++j) {
@@ -83,7 +84,7 @@ inline void gemv_panel(const GroupedLayout& w, const GemvRow& row, const uint8_t
         }
       }
       const int64_t at = scale_base + group * scale.group_stride + c0;
-      Lanes::prefetch(scale_address(scale, at + 8 * scale.group_stride));
+      prefetch_scales<vectors * Lanes::columns>(scale, at + groups_ahead * scale.group_stride);
 #pragma GCC unroll 4
       for (int c = 0; c < vectors; ++c) {
         if constexpr (has_zero) acc[c] = Lanes::subtract(acc[c], below[c]);

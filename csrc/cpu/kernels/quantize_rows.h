@@ -15,6 +15,11 @@ struct QuantizeRows {
   const float* scale = nullptr;         // stride apart
   const int32_t* zero_point = nullptr;  // stored form, or absent: 0
   int64_t stride = 0;                   // 0: one for all rows, 1: one per row
+  // Where given, each row's own range decides instead, as choose_qparams says it, and what it gives is left here.
+  float* found_scale = nullptr;
+  int32_t* found_zero_point = nullptr;  // stored form
+  bool symmetric = false;
+  int32_t shift = 0;                    // of the stored form: 128 for signed codes
   float quant_min = 0.0f, quant_max = 255.0f;  // stored form
   uint8_t* codes = nullptr;             // [rows, ld_codes]; bytes beyond columns become 0
   int64_t ld_codes = 0;

@@ -32,6 +32,48 @@ def torch_dynamic(report: Report, model: nn.Module, x: torch.Tensor) -> Call | N
     return lambda: peer(x)
 
 
+def torchao_int8_dynamic(report: Report, model: nn.Module, x: torch.Tensor) -> Call | None:
+    """torchao's int8 weights with int8 activations per token, eager."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
+
+            peer = copy.deepcopy(model)
+            quantize_(peer, Int8DynamicActivationInt8WeightConfig())
+            peer(x)
+    except Exception as error:  # noqa: BLE001 - a peer may be missing or refuse the network; the table says so
+        return _missing(report, "torchao int8 dynamic", error)
+    return lambda: peer(x)
+
+
+def aten_int4(report: Report, model: nn.Module, x: torch.Tensor, group: int = 32) -> Call | None:
+    """torch's own int4 operator under bfloat16 activations, in place of every nn.Linear; other layers run in bfloat16."""
+
+    class Int4(nn.Module):
+        def __init__(self, layer: nn.Linear):
+            super().__init__()
+            codes = torch.randint(0, 16, layer.weight.shape, dtype=torch.int32)
+            self.packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes, 2)
+            self.scales = torch.rand(layer.in_features // group, layer.out_features, 2).bfloat16() / 100
+            self.bias = None if layer.bias is None else layer.bias.detach().bfloat16()
+
+        def forward(self, x):
+            y = torch.ops.aten._weight_int4pack_mm_for_cpu(x, self.packed, group, self.scales)
+            return y if self.bias is None else y + self.bias
+
+    try:
+        peer = copy.deepcopy(model).bfloat16()
+        for name, layer in model.named_modules():
+            if isinstance(layer, nn.Linear):
+                peer.set_submodule(name, Int4(layer))
+        low = x.bfloat16()
+        peer(low)
+    except Exception as error:  # noqa: BLE001 - as above
+        return _missing(report, "aten int4", error)
+    return lambda: peer(low)
+
+
 def _onnxruntime_session(path: Path):
     import onnxruntime
 

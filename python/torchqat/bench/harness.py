@@ -261,6 +261,7 @@ class Report:
         targets: Mapping[str, list[Target] | Target] | None = None,
         threads: tuple[int, ...] | None = None,
         clock: str | None = None,
+        sample_seconds: float = 0.002,
     ) -> dict[int, dict[str, float]]:
         """Measure `calls` against each other, print a table with ratios to `baseline` and every target beside what
         was measured.
@@ -269,6 +270,7 @@ class Report:
             targets: line name -> one Target or a list of them.
             threads: thread counts instead of the report's own.
             clock: as measure's, instead of the report's own.
+            sample_seconds: as measure's.
 
         Returns:
             thread count -> line name -> median seconds.
@@ -282,7 +284,7 @@ class Report:
                 raise ValueError(f"Report.group: {title!r} has no line {name!r}; lines: {', '.join(calls)}")
         result, clock = {}, clock or self.clock
         for count in threads or self.threads:
-            times = measure(calls, threads=count, clock=clock, seconds=self.seconds)
+            times = measure(calls, threads=count, clock=clock, seconds=self.seconds, sample_seconds=sample_seconds)
             result[count] = times
             print(f"\n{title}  [{'GPU' if clock == 'cuda' else f'{count} thread' + 's' * (count > 1)}]")
             width = max(len(name) for name in calls)

@@ -11,6 +11,10 @@ class Linear(QuantizedLayer):
 
     With an integer edge behind it the output is the next layer's codes; with one before it the input is codes.
 
+    Under autocast a layer without integer edges gives the same float32 result rounded once to autocast's dtype. Along integer edges
+    nothing is rounded in between: codes are computed from the float32 result, and a float output behind codes stays float32. So a
+    model with integer edges is nearer to its float32 outputs under autocast than one without, and not equal to it bit for bit.
+
     Shape: input [..., in_features]; output [..., out_features].
     """
 

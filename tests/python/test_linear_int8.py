@@ -90,6 +90,17 @@ def test_extremes_at_long_k(isa, k, sign):
     assert torch.equal(run(p), oracle(p))
 
 
+@pytest.mark.parametrize("m", [63, 64, 65, 96, 127, 129, 160, 289])
+def test_many_rows_are_exact_around_tile_edges(isa, m):
+    for k, n in ((1, 70), (64, 64), (513, 65), (1100, 130), (512, 1), (1024, 192)):
+        g = torch.Generator().manual_seed(m * k)
+        w = torch.randint(-128, 128, (n, k), generator=g, dtype=torch.int8)
+        x = torch.randint(0, 256, (m, k), generator=g).float() - 77
+        weight_scale = 2.0 ** -torch.randint(0, 9, (n,), generator=g).float()
+        got = ops.linear_int8(x, ops.linear_int8_pack(w), weight_scale, None, torch.ones(()), torch.tensor(77, dtype=torch.int32), 0, 255)
+        assert torch.equal(got, (x.double() @ w.double().T).float() * weight_scale)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_lower_precision_is_rounded_once_at_the_end(isa, dtype):
     p = layer(5, 70, 33, per_token=True)

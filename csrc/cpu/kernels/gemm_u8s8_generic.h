@@ -16,20 +16,32 @@ namespace {
 
 using numerics::Vec;
 
-// What the epilogue needs of one panel's columns, padded to whole vectors.
+// What the epilogue needs of one panel's columns: where they lie, or copies padded to whole vectors.
 struct PanelColumns {
-  alignas(64) float scale[kPanelColumns];
-  alignas(64) float bias[kPanelColumns];
+  const float *scale, *bias;
   int64_t first, count;
   bool has_bias;
 
   PanelColumns(const GemmU8S8& g, int64_t panel)
       : first(panel * kPanelColumns), count(std::min(kPanelColumns, g.n - first)), has_bias(g.bias != nullptr) {
-    for (int64_t j = 0; j < kPanelColumns; ++j) {
-      scale[j] = j < count ? g.b_scale[(first + j) * g.b_stride] : 0.0f;
-      bias[j] = has_bias && j < count ? g.bias[first + j] : 0.0f;
+    if (count == kPanelColumns && g.b_stride == 1) {
+      scale = g.b_scale + first;
+      bias = has_bias ? g.bias + first : nullptr;
+      return;
     }
+    for (int64_t j = 0; j < kPanelColumns; ++j) {
+      padded_scale_[j] = j < count ? g.b_scale[(first + j) * g.b_stride] : 0.0f;
+      padded_bias_[j] = has_bias && j < count ? g.bias[first + j] : 0.0f;
+    }
+    scale = padded_scale_;
+    bias = padded_bias_;
   }
+  PanelColumns(const PanelColumns&) = delete;
+  PanelColumns& operator=(const PanelColumns&) = delete;
+
+ private:
+  alignas(64) float padded_scale_[kPanelColumns];
+  alignas(64) float padded_bias_[kPanelColumns];
 };
 
 TORCHQAT_INLINE void finish_float(const GemmU8S8& g, int64_t row, const PanelColumns& columns, const float* y) {

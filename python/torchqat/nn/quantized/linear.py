@@ -5,6 +5,10 @@ from torch import Tensor
 
 from torchqat.nn.quantized._layer import Description, QuantizedLayer, describe, row_scale
 
+_STATIC = torch.ops.torchqat.linear_int8.default
+_DYNAMIC = torch.ops.torchqat.linear_int8_dynamic.default
+_CODES = torch.ops.torchqat.linear_int8_codes.default
+
 
 class Linear(QuantizedLayer):
     """`y = float32(sum (q_x - z_x) * q_w) * (s_x * s_w) + b`, sums exact in integers. Made by torchqat.convert.
@@ -48,6 +52,9 @@ class Linear(QuantizedLayer):
         return self.integer_forward(input)
 
     def integer_forward(self, input: Tensor) -> Tensor:
+        if not torch.jit.is_scripting():
+            if not torch.compiler.is_compiling():
+                return self.eager_forward(input)
         input_scale, input_zero_point = self.input_scale, self.input_zero_point
         if input_scale is not None and input_zero_point is not None:
             output_scale = self.output_scale
@@ -87,3 +94,20 @@ class Linear(QuantizedLayer):
             self.quant_max,
             self.symmetric,
         )
+
+    @torch.jit.unused
+    def eager_forward(self, input: Tensor) -> Tensor:
+        """forward, with buffers looked up in their dictionary: the usual way takes as long as a small layer's product."""
+        held = self._buffers
+        weight, weight_scale, bias = held["packed_weight"], held["weight_scale"], held["bias"]
+        scale, zero_point = held["input_scale"], held["input_zero_point"]
+        low, high = self.quant_min, self.quant_max
+        if scale is None or zero_point is None:
+            return _DYNAMIC(input, weight, weight_scale, bias, self.per_token, low, high, self.symmetric)
+        output = held["output_scale"]
+        if output is None and input.is_floating_point():
+            return _STATIC(input, weight, weight_scale, bias, scale, zero_point, low, high)
+        return _CODES(
+            input, weight, weight_scale, bias, scale, zero_point, low, high,
+            self.output_relu, output, held["output_zero_point"], self.output_quant_min, self.output_quant_max,
+        )  # fmt: skip

@@ -5,6 +5,9 @@ from torch import Tensor
 
 from torchqat.nn.quantized._layer import Description, QuantizedLayer, container_bits, describe
 
+_STATIC = torch.ops.torchqat.linear_grouped_int8.default
+_DYNAMIC = torch.ops.torchqat.linear_grouped_int8_dynamic.default
+
 
 class LinearGrouped(QuantizedLayer):
     """Integer sums per group, added in float32 in ascending order. Made by torchqat.convert.
@@ -40,6 +43,9 @@ class LinearGrouped(QuantizedLayer):
         return self.integer_forward(input)
 
     def integer_forward(self, input: Tensor) -> Tensor:
+        if not torch.jit.is_scripting():
+            if not torch.compiler.is_compiling():
+                return self.eager_forward(input)
         input_scale, input_zero_point = self.input_scale, self.input_zero_point
         if input_scale is not None and input_zero_point is not None:
             return torch.ops.torchqat.linear_grouped_int8(
@@ -62,3 +68,13 @@ class LinearGrouped(QuantizedLayer):
             self.quant_max,
             self.symmetric,
         )
+
+    @torch.jit.unused
+    def eager_forward(self, input: Tensor) -> Tensor:
+        """forward, with buffers looked up in their dictionary: the usual way takes as long as a small layer's product."""
+        held = self._buffers
+        weight, weight_scale, bias = held["packed_weight"], held["scale_panels"], held["bias"]
+        scale, zero_point = held["input_scale"], held["input_zero_point"]
+        if scale is None or zero_point is None:
+            return _DYNAMIC(input, weight, weight_scale, bias, self.per_token, self.quant_min, self.quant_max, self.symmetric)
+        return _STATIC(input, weight, weight_scale, bias, scale, zero_point, self.quant_min, self.quant_max)

@@ -235,7 +235,6 @@ def test_opcheck_compile_and_script():
         return ops.conv_int8(*case.args(x)) * 2
 
     for x in (case.x, case.x.to(memory_format=torch.channels_last)):
-        torch._dynamo.reset()
         assert torch.equal(torch.compile(f, fullgraph=True, backend="aot_eager")(x), f(x))
 
     @torch.jit.script

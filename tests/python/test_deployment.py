@@ -77,7 +77,6 @@ def test_compile(net, scheme):
         compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
         with torch.no_grad():
             assert torch.equal(compiled(batch()), model(batch()))
-    torch._dynamo.reset()
 
 
 @pytest.mark.parametrize("net, scheme", [("conv", "int8"), ("tokens", "lsq"), ("tokens", "int8_weight_only")])
@@ -93,7 +92,6 @@ def test_compiled_training_step(net, scheme):
         torch.testing.assert_close(a.grad, b.grad)
     for a, b in zip(eager.buffers(), other.buffers()):
         torch.testing.assert_close(a, b)
-    torch._dynamo.reset()
 
 
 def test_inductor():
@@ -101,7 +99,6 @@ def test_inductor():
     for model in (prepared, converted):
         with torch.no_grad():
             torch.testing.assert_close(torch.compile(model, fullgraph=True)(batch()), model(batch()))
-    torch._dynamo.reset()
 
 
 @pytest.mark.parametrize("net, scheme", [("conv", "int8"), ("tokens", "int8_dynamic"), ("tokens", "int4_weight_only")])
@@ -197,7 +194,6 @@ def test_fake_quantize_modules_script_compile_and_export(arguments):
     assert torch.equal(scripted(x), expected) and torch.equal(compiled(x), expected)
     module.eval()
     assert torch.equal(torch.export.export(module, (x,)).module()(x), module(x))
-    torch._dynamo.reset()
 
 
 def test_inference_mode_and_functional_call():

@@ -128,7 +128,6 @@ def test_compiled_equals_eager_at_every_shape(name):
     def function(*given):
         return op(*given)
 
-    torch._dynamo.reset()
     compiled = torch.compile(function, fullgraph=True, dynamic=True)
     for rows, columns in ((6, 64), (9, 33), (4, 96)):
         places = GRADIENTS.get(name, ())

@@ -39,7 +39,6 @@ def test_compile_forward_and_backward_with_dynamic_shapes(format):
     def step(x):
         return (op(x * 2, None, [], format) * x).sum()
 
-    torch._dynamo.reset()
     compiled = torch.compile(step, fullgraph=True, dynamic=True, backend="aot_eager")
     for shape in [(4, 40), (6, 72)]:
         x = torch.randn(shape)

@@ -193,7 +193,6 @@ def test_opcheck_compile_and_script():
         binary = ops.fake_quantize_binary(x * 2, ops.choose_scale_binary(x, [1, -1]), [1, -1])
         return (binary + ops.fake_quantize_ternary(x, ops.choose_scale_ternary(x, []), [])).square().sum()
 
-    torch._dynamo.reset()
     compiled = torch.compile(step, fullgraph=True, dynamic=True, backend="aot_eager")
     for shape in [(4, 40), (6, 72)]:
         a = torch.randn(shape, requires_grad=True)

@@ -294,7 +294,6 @@ def test_opcheck_compile_and_script():
     def f(*args):
         return ops.qat_conv_int8(*args) * 2
 
-    torch._dynamo.reset()
     eager = gradients(f, Layer(11))
     for a, b in zip(gradients(torch.compile(f, fullgraph=True, backend="aot_eager"), Layer(11)), eager):
         assert torch.equal(a, b)

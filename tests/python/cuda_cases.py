@@ -28,6 +28,7 @@ WAITING = {
     "linear_grouped_pack_scale": "part of packing",
     "linear_grouped_unpack": "sizes are in the packed data",
     "linear_int8_unpack": "sizes are in the packed data",
+    "pack_bits": "checks its codes",
 }
 # What makes the host wait, whichever op asks for it.
 _WAITS = ("_local_scalar_dense", "item", "is_nonzero", "nonzero", "masked_select", "equal", "_unique2", "repeat_interleave.Tensor")

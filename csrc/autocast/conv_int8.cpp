@@ -1,8 +1,5 @@
 // Autocast: the float32 result, rounded once to the autocast type.
-#include "ops/torch_headers.h"
-
-#include <ATen/autocast_mode.h>
-
+#include "autocast/rounded.h"
 #include "torchqat/conv_int8.h"
 
 namespace torchqat {
@@ -17,7 +14,7 @@ at::Tensor conv_int8_autocast(const at::Tensor& input, const at::Tensor& packed_
   const c10::impl::ExcludeDispatchKeyGuard below(at::autocast::get_autocast_dispatch_key_from_device_type(device));
   const at::Tensor y = conv_int8(input.is_floating_point() ? input.to(at::kFloat) : input, packed_weight, weight_scale, bias, input_scale, input_zero_point,
                                  quant_min, quant_max, kernel_size, stride, padding, dilation, groups);
-  return y.to(at::autocast::get_autocast_dtype(device));
+  return rounded<device>(y);
 }
 
 }  // namespace

@@ -1,7 +1,5 @@
 // Under autocast the 8-bit float layers give the same float32 result, rounded once to the autocast dtype.
-#include <ATen/autocast_mode.h>
-
-#include "ops/torch_headers.h"
+#include "autocast/rounded.h"
 #include "torchqat/linear_float8.h"
 
 namespace torchqat {
@@ -9,23 +7,18 @@ namespace {
 
 template <c10::DispatchKey key, c10::DeviceType device>
 struct Autocast {
-  static at::Tensor rounded(const at::Tensor& y) {
-    return y.scalar_type() == at::kFloat ? y.to(at::autocast::get_autocast_dtype(device)) : y;
-  }
-
   static at::Tensor linear_float8(const at::Tensor& input, const at::Tensor& weight_codes, const at::Tensor& weight_scale,
                                   const std::optional<at::Tensor>& bias, const std::optional<at::Tensor>& input_scale,
                                   std::string_view input_format, std::string_view weight_format) {
     const c10::impl::ExcludeDispatchKeyGuard no_autocast(key);
-    return rounded(torchqat::linear_float8(input, weight_codes, weight_scale, bias, input_scale, input_format, weight_format));
+    return rounded<device>(torchqat::linear_float8(input, weight_codes, weight_scale, bias, input_scale, input_format, weight_format));
   }
 
   static at::Tensor qat_linear_float8(const at::Tensor& input, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
                                       const std::optional<at::Tensor>& input_scale, const std::optional<at::Tensor>& weight_scale,
                                       std::string_view input_format, std::string_view weight_format, std::string_view backward) {
     const c10::impl::ExcludeDispatchKeyGuard no_autocast(key);
-    return rounded(
-        torchqat::qat_linear_float8(input, weight, bias, input_scale, weight_scale, input_format, weight_format, backward));
+    return rounded<device>(torchqat::qat_linear_float8(input, weight, bias, input_scale, weight_scale, input_format, weight_format, backward));
   }
 
   static void add(torch::Library& m) {

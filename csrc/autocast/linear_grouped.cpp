@@ -1,8 +1,6 @@
 // Under autocast these layers compute the same float32 result, rounded once to the autocast dtype: the input is not cast
 // first, since that would change its codes.
-#include <ATen/autocast_mode.h>
-
-#include "ops/torch_headers.h"
+#include "autocast/rounded.h"
 #include "torchqat/linear_grouped.h"
 
 namespace torchqat {
@@ -12,16 +10,12 @@ using OptionalTensor = std::optional<at::Tensor>;
 
 template <c10::DispatchKey key, c10::DeviceType device>
 struct Autocast {
-  static at::Tensor rounded(const at::Tensor& y) {
-    return y.scalar_type() == at::kFloat ? y.to(at::autocast::get_autocast_dtype(device)) : y;
-  }
-
   static at::Tensor linear_grouped_int8(const at::Tensor& input, const at::Tensor& packed_weight,
                                         const at::Tensor& weight_scale, const OptionalTensor& bias,
                                         const at::Tensor& input_scale, const at::Tensor& input_zero_point,
                                         int64_t quant_min, int64_t quant_max) {
     const c10::impl::ExcludeDispatchKeyGuard no_autocast(key);
-    return rounded(torchqat::linear_grouped_int8(input, packed_weight, weight_scale, bias, input_scale,
+    return rounded<device>(torchqat::linear_grouped_int8(input, packed_weight, weight_scale, bias, input_scale,
                                                  input_zero_point, quant_min, quant_max));
   }
 
@@ -29,7 +23,7 @@ struct Autocast {
                                                 const at::Tensor& weight_scale, const OptionalTensor& bias,
                                                 bool per_token, int64_t quant_min, int64_t quant_max, bool symmetric) {
     const c10::impl::ExcludeDispatchKeyGuard no_autocast(key);
-    return rounded(torchqat::linear_grouped_int8_dynamic(input, packed_weight, weight_scale, bias, per_token, quant_min,
+    return rounded<device>(torchqat::linear_grouped_int8_dynamic(input, packed_weight, weight_scale, bias, per_token, quant_min,
                                                          quant_max, symmetric));
   }
 
@@ -37,7 +31,7 @@ struct Autocast {
                                        const at::Tensor& weight_scale, const OptionalTensor& weight_zero_point,
                                        const OptionalTensor& bias) {
     const c10::impl::ExcludeDispatchKeyGuard no_autocast(key);
-    return rounded(torchqat::linear_weight_only(input, packed_weight, weight_scale, weight_zero_point, bias));
+    return rounded<device>(torchqat::linear_weight_only(input, packed_weight, weight_scale, weight_zero_point, bias));
   }
 
   static at::Tensor qat_linear_grouped(const at::Tensor& input, const at::Tensor& weight, const OptionalTensor& bias,
@@ -47,7 +41,7 @@ struct Autocast {
                                        bool input_learned, bool weight_learned, double input_grad_scale,
                                        double weight_grad_scale, c10::string_view backward) {
     const c10::impl::ExcludeDispatchKeyGuard no_autocast(key);
-    return rounded(torchqat::qat_linear_grouped(input, weight, bias, input_scale, input_zero_point, weight_scale,
+    return rounded<device>(torchqat::qat_linear_grouped(input, weight, bias, input_scale, input_zero_point, weight_scale,
                                                 group_size, input_quant_min, input_quant_max, weight_quant_min,
                                                 weight_quant_max, input_learned, weight_learned, input_grad_scale,
                                                 weight_grad_scale, backward));

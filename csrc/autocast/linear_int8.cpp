@@ -1,8 +1,6 @@
 // Under autocast the integer layers compute the same float32 result, rounded once to the autocast dtype: the input is not
 // cast first, since that would change its codes.
-#include <ATen/autocast_mode.h>
-
-#include "ops/torch_headers.h"
+#include "autocast/rounded.h"
 #include "torchqat/linear_int8.h"
 
 namespace torchqat {
@@ -10,16 +8,12 @@ namespace {
 
 template <c10::DispatchKey key, c10::DeviceType device>
 struct Autocast {
-  static at::Tensor rounded(const at::Tensor& y) {
-    return y.scalar_type() == at::kFloat ? y.to(at::autocast::get_autocast_dtype(device)) : y;
-  }
-
   static at::Tensor linear_int8(const at::Tensor& input, const at::Tensor& packed_weight,
                                 const at::Tensor& weight_scale, const std::optional<at::Tensor>& bias,
                                 const at::Tensor& input_scale, const at::Tensor& input_zero_point, int64_t quant_min,
                                 int64_t quant_max) {
     const c10::impl::ExcludeDispatchKeyGuard no_autocast(key);
-    return rounded(torchqat::linear_int8(input, packed_weight, weight_scale, bias, input_scale, input_zero_point,
+    return rounded<device>(torchqat::linear_int8(input, packed_weight, weight_scale, bias, input_scale, input_zero_point,
                                          quant_min, quant_max));
   }
 
@@ -27,7 +21,7 @@ struct Autocast {
                                         const at::Tensor& weight_scale, const std::optional<at::Tensor>& bias,
                                         bool per_token, int64_t quant_min, int64_t quant_max, bool symmetric) {
     const c10::impl::ExcludeDispatchKeyGuard no_autocast(key);
-    return rounded(torchqat::linear_int8_dynamic(input, packed_weight, weight_scale, bias, per_token, quant_min,
+    return rounded<device>(torchqat::linear_int8_dynamic(input, packed_weight, weight_scale, bias, per_token, quant_min,
                                                  quant_max, symmetric));
   }
 
@@ -40,7 +34,7 @@ struct Autocast {
                                     const std::optional<at::Tensor>& packed_weight,
                                     const std::optional<at::Tensor>& weight_mask) {
     const c10::impl::ExcludeDispatchKeyGuard no_autocast(key);
-    return rounded(torchqat::qat_linear_int8(input, weight, bias, input_scale, input_zero_point, weight_scale,
+    return rounded<device>(torchqat::qat_linear_int8(input, weight, bias, input_scale, input_zero_point, weight_scale,
                                              input_quant_min, input_quant_max, weight_quant_min, weight_quant_max,
                                              input_learned, weight_learned, input_grad_scale, weight_grad_scale,
                                              backward, packed_weight, weight_mask));

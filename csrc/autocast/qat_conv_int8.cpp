@@ -1,8 +1,5 @@
 // Autocast of the training convolution: the float32 result, rounded once to the autocast type.
-#include "ops/torch_headers.h"
-
-#include <ATen/autocast_mode.h>
-
+#include "autocast/rounded.h"
 #include "torchqat/qat_conv_int8.h"
 
 namespace torchqat {
@@ -21,7 +18,7 @@ at::Tensor qat_conv_int8_autocast(const at::Tensor& input, const at::Tensor& wei
                                      input_quant_min, input_quant_max, weight_quant_min, weight_quant_max, stride, padding,
                                      dilation, groups, input_learned, weight_learned, input_grad_scale, weight_grad_scale,
                                      backward);
-  return y.to(at::autocast::get_autocast_dtype(device));
+  return rounded<device>(y);
 }
 
 }  // namespace

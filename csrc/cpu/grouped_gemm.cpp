@@ -137,10 +137,17 @@ void spread_groups(const uint8_t* source, int64_t ld_codes, int64_t rows, const 
   });
 }
 
-void run_kernel(const cpu::GroupedInt8& g) {
+// y of dtype, from codes that `g` already knows.
+at::Tensor multiply(cpu::GroupedInt8 g, at::IntArrayRef sizes, const std::optional<at::Tensor>& bias, at::ScalarType dtype) {
+  at::Tensor y = at::empty(sizes, at::TensorOptions().dtype(at::kFloat));
+  const FloatView float_bias = view_floats(bias);
+  g.bias = float_bias.data;
+  g.out = y.mutable_data_ptr<float>();
+  g.ldo = g.w.n;
   const auto kernel = cpu::select<cpu::GroupedInt8Fn>(cpu::grouped_int8_scalar, cpu::grouped_int8_avx2,
                                                       cpu::grouped_int8_avx512, cpu::grouped_int8_amx);
   for_each_grouped_block(g.m, g.w, cpu::grouped_int8_scratch(g.w, g.m), [&](const cpu::GroupedRange& range) { kernel(g, range); });
+  return dtype == at::kFloat ? y : y.to(dtype);
 }
 
 }  // namespace
@@ -155,7 +162,6 @@ at::Tensor group_codes(const at::Tensor& codes, int64_t rows, const cpu::Grouped
 at::Tensor run_linear_grouped(const LayerInput& input, at::IntArrayRef sizes, const GroupedWeight& weight,
                               const cpu::GroupedScale& scale, const std::optional<at::Tensor>& bias, at::ScalarType dtype) {
   const cpu::GroupedLayout& w = weight.layout;
-  at::Tensor y = at::empty(sizes, at::TensorOptions().dtype(at::kFloat));
   cpu::GroupedInt8 g;
   g.w = w;
   g.weight = weight.data;
@@ -176,18 +182,12 @@ at::Tensor run_linear_grouped(const LayerInput& input, at::IntArrayRef sizes, co
   g.zero_point = rows.zero_point;
   g.input_stride = input.stride();
   g.nan_rows = rows.nan;
-  const FloatView float_bias = view_floats(bias);
-  g.bias = float_bias.data;
-  g.out = y.mutable_data_ptr<float>();
-  g.ldo = w.n;
-  run_kernel(g);
-  return dtype == at::kFloat ? y : y.to(dtype);
+  return multiply(g, sizes, bias, dtype);
 }
 
 at::Tensor grouped_gemm(const QuantizedRows& x, int64_t rows, const InputQParams& qparams, const GroupedWeight& weight,
                         const cpu::GroupedScale& scale, const std::optional<at::Tensor>& bias, at::ScalarType dtype) {
   const cpu::GroupedLayout& w = weight.layout;
-  at::Tensor y = at::empty({rows, w.n}, x.codes.options().dtype(at::kFloat));
   cpu::GroupedInt8 g;
   g.w = w;
   g.weight = weight.data;
@@ -200,12 +200,7 @@ at::Tensor grouped_gemm(const QuantizedRows& x, int64_t rows, const InputQParams
   g.zero_point = qparams.zero_point.const_data_ptr<int32_t>();
   g.input_stride = qparams.stride;
   g.nan_rows = x.nan_rows.const_data_ptr<uint8_t>();
-  const FloatView float_bias = view_floats(bias);
-  g.bias = float_bias.data;
-  g.out = y.mutable_data_ptr<float>();
-  g.ldo = w.n;
-  run_kernel(g);
-  return dtype == at::kFloat ? y : y.to(dtype);
+  return multiply(g, {rows, w.n}, bias, dtype);
 }
 
 }  // namespace torchqat

@@ -7,6 +7,7 @@
 
 #include "cpu/isa.h"
 #include "cpu/kernels/panels.h"
+#include "cpu/scalar_value.h"
 #include "ops/linear_int8.h"
 #include "ops/packed_header.h"
 
@@ -166,9 +167,8 @@ QuantizedRows quantize_rows(const at::Tensor& input, int64_t rows, int64_t k, co
 }
 
 at::Tensor int8_gemm(const QuantizedRows& x, int64_t rows, const InputQParams& qparams, const Int8Weight& weight,
-                     const at::Tensor& weight_scale, const std::optional<at::Tensor>& bias, at::ScalarType dtype,
-                     const CodesGrid* grid) {
-  at::Tensor y = at::empty({rows, weight.n}, x.codes.options().dtype(grid == nullptr ? at::kFloat : at::kByte));
+                     const at::Tensor& weight_scale, const std::optional<at::Tensor>& bias, at::ScalarType dtype) {
+  at::Tensor y = at::empty({rows, weight.n}, x.codes.options().dtype(at::kFloat));
   cpu::GemmU8S8 g;
   g.m = rows;
   g.n = weight.n;
@@ -182,28 +182,16 @@ at::Tensor int8_gemm(const QuantizedRows& x, int64_t rows, const InputQParams& q
   g.a_stride = qparams.stride;
   g.b_scale = weight_scale.const_data_ptr<float>();
   g.b_stride = weight_scale.numel() == 1 ? 0 : 1;
-  at::Tensor float_bias;
-  if (bias.has_value()) {
-    const bool ready = bias->scalar_type() == at::kFloat && bias->is_contiguous();
-    float_bias = ready ? *bias : bias->detach().to(at::kFloat).contiguous();
-    g.bias = float_bias.const_data_ptr<float>();
-  }
+  const at::Tensor float_bias = bias.has_value() ? cpu::float_values(*bias) : at::Tensor();
+  if (float_bias.defined()) g.bias = float_bias.const_data_ptr<float>();
   if (x.nan_rows.defined()) g.nan_rows = x.nan_rows.const_data_ptr<uint8_t>();
   g.out = y.mutable_data_ptr();
-  if (grid != nullptr) {
-    g.output = cpu::GemmOutput::codes;
-    g.out_scale = grid->scale;
-    g.out_zero_point = grid->zero_point;
-    g.out_min = grid->quant_min;
-    g.out_max = grid->quant_max;
-    g.relu = grid->relu;
-  }
   g.ldo = weight.n;
   const auto kernel = cpu::select<cpu::GemmU8S8Fn>(cpu::gemm_u8s8_scalar, cpu::gemm_u8s8_avx2, cpu::gemm_u8s8_avx512,
                                                    cpu::gemm_u8s8_amx);
   for_each_block(rows, cpu::padded64(weight.n) / cpu::kPanelColumns, weight.k_padded,
                  [&](int64_t r0, int64_t r1, int64_t p0, int64_t p1) { kernel(g, r0, r1, p0, p1); });
-  return dtype == at::kFloat || grid != nullptr ? y : y.to(dtype);
+  return dtype == at::kFloat ? y : y.to(dtype);
 }
 
 }  // namespace torchqat

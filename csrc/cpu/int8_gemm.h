@@ -49,16 +49,9 @@ struct QuantizedRows {
 // input: contiguous [rows, k].
 QuantizedRows quantize_rows(const at::Tensor& input, int64_t rows, int64_t k, const InputQParams& qparams, bool with_mask);
 
-// The grid of a next layer, in stored (u8) form; relu is applied to y first.
-struct CodesGrid {
-  float scale = 1, zero_point = 0, quant_min = 0, quant_max = 255;
-  bool relu = false;
-};
-
-// y [rows, n] of dtype, from codes and weight; with a grid its codes in stored form, uint8. x.nan_rows may be undefined.
+// y [rows, n] of dtype, from codes and weight. x.nan_rows may be undefined.
 at::Tensor int8_gemm(const QuantizedRows& x, int64_t rows, const InputQParams& qparams, const Int8Weight& weight,
-                     const at::Tensor& weight_scale, const std::optional<at::Tensor>& bias, at::ScalarType dtype,
-                     const CodesGrid* grid = nullptr);
+                     const at::Tensor& weight_scale, const std::optional<at::Tensor>& bias, at::ScalarType dtype);
 
 // Calls fn(row_begin, row_end, panel_begin, panel_end) over rows x panels, with blocks of rows that stay in cache.
 void for_each_block(int64_t rows, int64_t panels, int64_t row_bytes,

@@ -73,7 +73,13 @@ class LayerInput {
   const int32_t* zero_point_ = nullptr;
 };
 
-// y [sizes] of a layer on int8 weights, as int8_gemm.
+// The grid of a next layer, in stored (u8) form; relu is applied to y first.
+struct CodesGrid {
+  float scale = 1, zero_point = 0, quant_min = 0, quant_max = 255;
+  bool relu = false;
+};
+
+// y [sizes] of dtype, of a layer on int8 weights; with a grid its codes in stored form, uint8.
 at::Tensor run_linear_int8(const LayerInput& input, at::IntArrayRef sizes, const Int8Weight& weight, const float* weight_scale,
                        const std::optional<at::Tensor>& bias, at::ScalarType dtype, const CodesGrid* grid = nullptr);
 

@@ -5,6 +5,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from cpu_paths import isa  # noqa: F401
 from float_grid_reference import ELEMENTS, MX, ROUNDINGS, cast, reference_blocks, same, work_array
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,13 +14,6 @@ from torchqat import _C
 
 op = torch.ops.torchqat.fake_quantize_float
 
-
-@pytest.fixture(params=_C.supported_isas())
-def isa(request):
-    before = torch.ops.torchqat._cpu_isa()
-    torch.ops.torchqat._set_cpu_isa(request.param)
-    yield request.param
-    torch.ops.torchqat._set_cpu_isa(before)
 
 def all_bf16() -> torch.Tensor:
     return torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(torch.bfloat16)

@@ -3,21 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from cpu_paths import ISAS, isa  # noqa: F401
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import torchqat
 
 ops = torch.ops.torchqat
-ISAS = torchqat._C.supported_isas()
-
-
-@pytest.fixture(params=ISAS)
-def isa(request):
-    before = ops._cpu_isa()
-    ops._set_cpu_isa(request.param)
-    yield request.param
-    ops._set_cpu_isa(before)
 
 
 def layer(m, k, n, *, per_token=False, quant=(0, 255), bias=True, seed=0):

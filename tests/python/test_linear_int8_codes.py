@@ -2,19 +2,11 @@
 
 import pytest
 import torch
+from cpu_paths import isa  # noqa: F401
 
 import torchqat
 
 ops = torch.ops.torchqat
-ISAS = torchqat._C.supported_isas()
-
-
-@pytest.fixture(params=ISAS)
-def isa(request):
-    before = ops._cpu_isa()
-    ops._set_cpu_isa(request.param)
-    yield request.param
-    ops._set_cpu_isa(before)
 
 
 def layer(m=5, k=37, n=70, quant=(0, 255), output=(0, 255), seed=0, lead=()):

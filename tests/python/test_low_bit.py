@@ -3,20 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from cpu_paths import isa  # noqa: F401
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from torchqat import _C
 
 ops = torch.ops.torchqat
-
-
-@pytest.fixture(params=_C.supported_isas())
-def isa(request):
-    before = ops._cpu_isa()
-    ops._set_cpu_isa(request.param)
-    yield request.param
-    ops._set_cpu_isa(before)
 
 
 def blocks_of(x: torch.Tensor, block_size):

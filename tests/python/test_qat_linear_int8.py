@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from cpu_paths import ISAS, isa  # noqa: F401
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.checkpoint import checkpoint
@@ -9,16 +10,7 @@ from torch.utils.checkpoint import checkpoint
 import torchqat
 
 ops = torch.ops.torchqat
-ISAS = torchqat._C.supported_isas()
 WAYS = {"float32": 1e-6, "int16": 3e-4, "bfloat16": 2e-3}
-
-
-@pytest.fixture(params=ISAS)
-def isa(request):
-    before = ops._cpu_isa()
-    ops._set_cpu_isa(request.param)
-    yield request.param
-    ops._set_cpu_isa(before)
 
 
 def problem(m=7, k=33, n=20, *, per_token=False, per_channel=True, bias=True, quant=(0, 255), clip=False, seed=0):

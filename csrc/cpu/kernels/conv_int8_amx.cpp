@@ -1,30 +1,12 @@
 // Convolution on AMX-INT8: 32 pixels x 32 channels in four tiles of sums.
-#include <immintrin.h>
-
-#include <cstring>
-
+#include "cpu/kernels/amx_config.h"
 #include "cpu/kernels/conv_int8.h"
 
 namespace torchqat::cpu::conv {
 namespace {
 
-struct TileConfig {
-  uint8_t palette = 1, start_row = 0, reserved[14] = {};
-  uint16_t column_bytes[16] = {};
-  uint8_t rows[16] = {};
-};
-
 // Every tile is whole: panels are padded with zero weights, sums have room for 16 rows, codes may be read past the end.
-void gemm_begin() {
-  TileConfig config;
-  for (int t = 0; t < 8; ++t) {
-    config.column_bytes[t] = 64;
-    config.rows[t] = 16;
-  }
-  // The intrinsic names 8 of the 64 bytes as read: without this the others' stores may be dropped.
-  asm volatile("" : : "r"(&config) : "memory");
-  _tile_loadconfig(&config);
-}
+void gemm_begin() { TileConfig::whole().load(); }
 void gemm_end() { _tile_release(); }
 
 // Tiles 0-3: sums (row half * 2 + column half); 4, 5: codes; 6, 7: weights.

@@ -1,10 +1,10 @@
 // AMX tile of 32 rows x 64 columns: two blocks of 16 rows by four of 16 columns, two columns' blocks at a time. The tile
 // registers are configured for the row counts in hand and released when the object goes.
 #pragma once
-#include <immintrin.h>
-
+#include <algorithm>
 #include <type_traits>
 
+#include "cpu/kernels/amx_config.h"
 #include "cpu/kernels/gemm_ops.h"
 #include "cpu/kernels/panels.h"
 
@@ -24,20 +24,11 @@ struct AmxTile {
     if (rows0 == rows0_ && rows1 == rows1_) return;
     rows0_ = rows0;
     rows1_ = rows1;
-    struct alignas(64) Config {
-      uint8_t palette = 1, start_row = 0, reserved[14] = {};
-      uint16_t row_bytes[16] = {};
-      uint8_t rows[16] = {};
-    } config;
+    TileConfig config = TileConfig::whole();
     const auto first = static_cast<uint8_t>(rows0), second = static_cast<uint8_t>(rows1 > 0 ? rows1 : 1);
     const uint8_t rows[8] = {first, first, second, second, first, second, 16, 16};
-    for (int t = 0; t < 8; ++t) {
-      config.row_bytes[t] = 64;
-      config.rows[t] = rows[t];
-    }
-    // The intrinsic names 8 of the 64 bytes as read: without this the others' stores may be dropped.
-    asm volatile("" : : "r"(&config) : "memory");
-    _tile_loadconfig(&config);
+    std::copy(rows, rows + 8, config.rows);
+    config.load();
   }
 
   template <typename Op, bool both>

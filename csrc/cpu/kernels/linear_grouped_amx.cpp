@@ -2,17 +2,12 @@
 // in registers; the integer sums of several groups are computed ahead, so that the matrix unit works while earlier sums
 // are converted and added. Where a tile has room for four more k, the zero point is multiplied there, by minus the sum
 // of the group's codes in four bytes: it then costs nothing.
+#include "cpu/kernels/amx_config.h"
 #include "cpu/kernels/grouped_lanes_avx512.h"
 #include "cpu/kernels/linear_grouped_entry.h"
 
 namespace torchqat::cpu {
 namespace {
-
-struct alignas(64) TileConfig {
-  uint8_t palette = 1, start_row = 0, reserved[14] = {};
-  uint16_t row_bytes[16] = {};
-  uint8_t rows[16] = {};
-};
 
 // Registers 0-3: sums; 4, 5: A [16 rows][chunk]; 6, 7: B [chunk / 4][16 columns][4].
 void configure(int64_t chunk, int64_t rows) {
@@ -21,9 +16,7 @@ void configure(int64_t chunk, int64_t rows) {
     config.row_bytes[t] = static_cast<uint16_t>(t == 4 || t == 5 ? chunk : 64);
     config.rows[t] = static_cast<uint8_t>(t < 6 ? rows : chunk / 4);
   }
-  // gcc 12 believes that the instruction reads eight bytes only, and drops the rest of the stores.
-  asm volatile("" : : "r"(&config) : "memory");
-  _tile_loadconfig(&config);
+  config.load();
 }
 
 // How a group's k lie in tiles.

@@ -1,11 +1,11 @@
-// The bfloat16 gradients of one sample over Vec lanes. The including ISA file defines, before it:
-//   gemm_begin(), gemm_end()
-//   gemm(a, row_stride, rows, runs, run_count, panel, columns, sums)        sums float [rows rounded up to 16][64]
+// The bfloat16 gradients of one sample over Vec lanes, and the tiles of the ISA file that includes it (conv_tile_amx.h or
+// conv_tile_avx512.h, before it).
 #pragma once
 #include <algorithm>
 #include <cstring>
 
 #include "cpu/kernels/conv_bf16.h"
+#include "cpu/kernels/conv_grad_walk.h"
 #include "cpu/vec/transpose.h"
 #include "cpu/vec/vec.h"
 #include "numerics/scaled_sum.h"
@@ -15,9 +15,10 @@ namespace {
 
 using numerics::Vec;
 
-// Bytes from the start of a plane to interior pixel (z, y, x).
-inline int64_t interior(const Plan& p, int64_t z, int64_t y, int64_t x) {
-  return (((z + p.padding[0]) * p.padded[1] + y + p.padding[1]) * p.padded[2] + x + p.padding[2]) * p.weight.plane_in;
+// sums [rows rounded up to 16][64] start at zero.
+inline void gemm(const uint8_t* a, int64_t row_stride, int64_t rows, const Run* runs, int run_count, const uint8_t* panel, int64_t columns,
+                 float* sums) {
+  gemm_tiles<BF16, float>(a, row_stride, rows, runs, run_count, panel, columns, sums, sums);
 }
 
 // Channels of one pixel, times their scales, to their planes.
@@ -49,7 +50,7 @@ void pad(const Plan& p, const GradSource& s, int64_t begin, int64_t end, uint8_t
     const int64_t z = row / p.padded[1] - p.padding[0], y = row % p.padded[1] - p.padding[1];
     if (z < 0 || z >= p.in[0] || y < 0 || y >= p.in[1]) continue;
     const int64_t pixel = (z * p.in[1] + y) * p.in[2];
-    uint8_t* to = planes + interior(p, z, y, 0);
+    uint8_t* to = planes + padded_at(p, z, y, 0);
     for (int64_t x = 0; x < p.in[2]; x += 16) {
       const int64_t n = std::min<int64_t>(16, p.in[2] - x);
       if (!s.channels_last) numerics::transpose_store(s.values + pixel + x, s.pixels, s.channels, n, staged, s.channels);
@@ -79,46 +80,26 @@ void strips(const Plan& plan, const uint8_t* planes, const uint8_t* packed, bool
   uint8_t* gathered = reinterpret_cast<uint8_t*>(sums + (kStrip + 16) * kPanel);
   // What pieces do not cover meets weights of zero, and must be numbers.
   if (plan.walk == Walk::gather) std::memset(gathered, 0, static_cast<size_t>(plan.gather_bytes()));
-  const auto first_tap = [&](int64_t z, int64_t y, int64_t x) {
-    return ((z * plan.stride[0] * plan.padded[1] + y * plan.stride[1]) * plan.padded[2] + x * plan.stride[2]) * w.plane_in;
-  };
   gemm_begin();
   for (int64_t strip = begin; strip < end; ++strip) {
-    const int64_t start = strip % plan.strips_per_line * kStrip, rows = std::min(kStrip, plan.line_len - start);
-    const int64_t line = strip / plan.strips_per_line % plan.lines_per_slice;
-    const int64_t slice = strip / plan.strips_per_line / plan.lines_per_slice;
+    const Strip s = strip_at(plan, strip);
     for (int64_t plane = 0; plane < w.planes; ++plane) {
       const uint8_t* from = planes + plane * plan.plane_bytes;
       if (plan.walk == Walk::gather) {
-        const int64_t row_pixels = plan.out[2], slice_pixels = plan.out[1] * row_pixels;
-        for (int64_t r = 0; r < rows; ++r) {
-          const int64_t pixel = start + r;
-          const uint8_t* tap = from + first_tap(pixel / slice_pixels, pixel % slice_pixels / row_pixels, pixel % row_pixels);
-          for (const Piece& piece : plan.pieces) {
-            std::memcpy(gathered + r * plan.row_stride + piece.to, tap + piece.from, static_cast<size_t>(piece.bytes));
-          }
-        }
+        gather_pieces(plan, from, s, gathered,
+                      [](uint8_t* to, const uint8_t* source, int64_t bytes) { std::memcpy(to, source, static_cast<size_t>(bytes)); });
         from = gathered;
       } else {
-        from += first_tap(slice, line, 0) + start * plan.row_stride;
+        from += first_tap(plan, s.slice, s.line, 0) + s.start * plan.row_stride;
       }
       for (int64_t panel = 0; panel < w.panels; ++panel) {
         const int64_t at = plane * w.panels + panel, channel = plane * w.plane_out + panel * kPanel;
         const int64_t columns = std::min({kPanel, w.plane_out - panel * kPanel, w.out_channels() - channel});
-        gemm(from, plan.row_stride, rows, plan.runs.data(), static_cast<int>(plan.runs.size()),
+        gemm(from, plan.row_stride, s.rows, plan.runs.data(), static_cast<int>(plan.runs.size()),
              reinterpret_cast<const uint8_t*>(packed_codes(packed)) + at * w.panel_bytes(), columns, sums);
-        if (plan.walk != Walk::flat) {
-          put_run(plan, sums, 0, rows, (slice * plan.out[1] + line) * plan.out[2] + start, channel, columns, channels_last, out);
-          continue;
-        }
-        for (int64_t r = 0; r < rows;) {
-          const int64_t y = (start + r) / plan.padded[2], x = (start + r) % plan.padded[2], to_row_end = std::min(rows - r, plan.padded[2] - x);
-          if (x < plan.out[2]) {
-            put_run(plan, sums, r, std::min(to_row_end, plan.out[2] - x), (slice * plan.out[1] + y) * plan.out[2] + x, channel, columns,
-                    channels_last, out);
-          }
-          r += to_row_end;
-        }
+        for_each_pixel_run(plan, s, [&](int64_t row, int64_t count, int64_t pixel) {
+          put_run(plan, sums, row, count, pixel, channel, columns, channels_last, out);
+        });
       }
     }
   }
@@ -173,61 +154,33 @@ void spread(const Plan& f, const WeightGradPlan& w, const Source& s, uint8_t* co
 
 void panels(const Plan& forward, const Plan& g, const WeightGradPlan& w, const uint8_t* planes, int64_t begin, int64_t end, uint8_t* panels) {
   alignas(64) static constexpr uint16_t nothing[kPanel] = {};
-  const int64_t width = g.in[2], held = g.weight.plane_in / 2;
   for (int64_t panel = begin; panel < end; ++panel) {
-    const int64_t channel = w.panel_channel(panel), n = w.panel_columns(forward, panel);
-    auto* to = reinterpret_cast<uint16_t*>(panels + 2 * panel * w.panel_bytes());
-    for (size_t i = 0; i < w.segments.size(); ++i) {
-      const Segment& s = w.segments[i];
-      int64_t x = 0, row = 0;
-      for (int64_t k = 0; k < w.length(static_cast<int64_t>(i)); k += 2, to += 2 * kPanel) {
-        int64_t at[2];
-        for (int64_t& place : at) {
-          place = row < s.rows && x < width ? interior(g, s.slice, s.row + row, x) : -1;
-          if (++x == w.pitch) x = 0, ++row;
-        }
-        for (int64_t c = channel; c < channel + n;) {
-          const int64_t plane = c / held, within = c % held, here = std::min(held - within, channel + n - c);
-          const uint8_t* from = planes + plane * g.plane_bytes + 2 * within;
-          const auto* first = at[0] < 0 ? nothing : reinterpret_cast<const uint16_t*>(from + at[0]);
-          const auto* second = at[1] < 0 ? nothing : reinterpret_cast<const uint16_t*>(from + at[1]);
-          uint16_t* pairs = to + 2 * (c - channel);
-          for (int64_t j = 0; j < here; ++j) {
-            pairs[2 * j] = first[j];
-            pairs[2 * j + 1] = second[j];
-          }
-          c += here;
-        }
+    auto* own = reinterpret_cast<uint16_t*>(panels + 2 * panel * w.panel_bytes());
+    for_each_panel_group<2>(forward, g, w, panel, planes, nothing, [&](const uint16_t* const (&pixels)[2], int64_t n, int64_t k, int64_t column) {
+      uint16_t* pairs = own + k * kPanel + 2 * column;
+      for (int64_t j = 0; j < n; ++j) {
+        pairs[2 * j] = pixels[0][j];
+        pairs[2 * j + 1] = pixels[1][j];
       }
-    }
+    });
   }
 }
 
 void weight_grad(const Plan& f, const WeightGradPlan& w, const Bf16WeightTask& task, int64_t begin, int64_t end, uint8_t* scratch) {
   auto* sums = reinterpret_cast<float*>(scratch);
-  const int64_t taps = f.weight.taps();
   gemm_begin();
   for (int64_t unit = begin; unit < end; ++unit) {
-    const int64_t tap = unit % taps, panel = unit / taps / w.channel_strips(), first = unit / taps % w.channel_strips() * kStrip;
-    const int64_t kz = tap / (f.weight.kernel[1] * f.weight.kernel[2]), ky = tap / f.weight.kernel[2] % f.weight.kernel[1];
-    const int64_t dy = ky * f.dilation[1], dx = tap % f.weight.kernel[2] * f.dilation[2];
-    const int64_t shift = (dy % w.phases[1] * w.phases[2] + dx % w.phases[2]) * w.plane + dy / w.phases[1] * w.pitch + dx / w.phases[2];
-    const int64_t rows = std::min(kStrip, w.block_in - first), columns = w.panel_columns(f, panel);
-    float* target = task.sums + ((tap * w.panels() + panel) * w.block_in + first) * kPanel;
-    for (size_t chunk = 0; chunk + 1 < w.chunks.size(); ++chunk) {
-      const Run* runs = task.runs + kz * static_cast<int64_t>(w.segments.size()) + w.chunks[chunk];
-      const int run_count = static_cast<int>(w.chunks[chunk + 1] - w.chunks[chunk]);
-      int64_t block = w.in_panel > 1 ? panel * w.in_panel : panel / w.block_panels;
-      for (int64_t column = 0; column < columns; column += w.block_out, ++block) {
-        const int64_t channel = block * w.block_in + first, here = std::min(rows, f.weight.in_channels() - channel);
-        if (here <= 0) break;
-        gemm(task.codes + 2 * (channel * w.row_stride + shift), 2 * w.row_stride, here, runs, run_count,
-             task.panels + 2 * panel * w.panel_bytes() + 4 * column, std::min(w.block_out, columns - column), sums + column);
-      }
-      for (int64_t i = 0; i < rows * kPanel; i += Vec::size) {
+    const WeightGradUnit u = weight_grad_unit(f, w, unit);
+    const uint8_t* panel = task.panels + 2 * u.panel * w.panel_bytes();
+    float* target = task.sums + u.sums;
+    for_each_chunk(w, u, task.runs, [&](int64_t, const Run* runs, int run_count) {
+      for_each_block(f, w, u, [&](int64_t column, int64_t columns, int64_t code, int64_t rows) {
+        gemm(task.codes + 2 * code, 2 * w.row_stride, rows, runs, run_count, panel + 4 * column, columns, sums + column);
+      });
+      for (int64_t i = 0; i < u.rows * kPanel; i += Vec::size) {
         numerics::scaled_sum(Vec::load(sums + i), Vec(task.scale), Vec::load(target + i)).store(target + i);
       }
-    }
+    });
   }
   gemm_end();
 }

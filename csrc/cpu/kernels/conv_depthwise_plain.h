@@ -28,9 +28,8 @@ void depthwise(const Plan& plan, const uint8_t* a, const int8_t* weight, int64_t
   }
 }
 
-template <typename Block, typename Visit>
-bool depthwise_lines(const Plan&, const Task&, const uint8_t*, const int8_t*, int64_t, int64_t, int64_t, int64_t, const int32_t*, const Block&,
-                     Visit) {
+template <typename Block>
+bool depthwise_lines(const Plan&, const Task&, const uint8_t*, const int8_t*, int64_t, int64_t, int64_t, int64_t, const int32_t*, const Block&) {
   return false;
 }
 

@@ -9,6 +9,7 @@
 
 #include "cpu/kernels/conv_codes_generic.h"
 #include "cpu/kernels/conv_int8.h"
+#include "cpu/kernels/conv_walk.h"
 #include "numerics/scaled_sum.h"
 
 namespace torchqat::cpu::conv {
@@ -285,14 +286,14 @@ struct Lines {
   }
 };
 
-template <int Parts, bool Codes, int Stride, typename Block, typename Visit>
+template <int Parts, bool Codes, int Stride, typename Block>
 void lines_of(const Plan& plan, const Task& task, const uint8_t* codes, const int8_t* weight, int64_t channel, int64_t columns,
-              int64_t begin, int64_t end, const int32_t* init, const Block& block, Visit first_tap_of) {
+              int64_t begin, int64_t end, const int32_t* init, const Block& block) {
   const Lines<Parts, Codes, Stride, Block> lines(plan, task, weight, channel, columns, init, block);
   const int64_t below = plan.taps[3], height = plan.out[1];
   for (int64_t unit = begin; unit < end; ++unit) {
     const int64_t z = unit / plan.lines_per_slice, y = 2 * (unit % plan.lines_per_slice);
-    const uint8_t* a = codes + first_tap_of(z, y) + channel;
+    const uint8_t* a = codes + first_tap(plan, z, y, 0) + channel;
     const int64_t to = (z * height + y) * plan.out[2] * plan.weight.groups + channel;
     if (y + 1 == height) {
       lines.template run<false>(a, below, to);
@@ -300,22 +301,22 @@ void lines_of(const Plan& plan, const Task& task, const uint8_t* codes, const in
       lines.template run<true>(a, below, to);
     } else {
       lines.template run<false>(a, below, to);
-      lines.template run<false>(codes + first_tap_of(z, y + 1) + channel, below, to + plan.out[2] * plan.weight.groups);
+      lines.template run<false>(codes + first_tap(plan, z, y + 1, 0) + channel, below, to + plan.out[2] * plan.weight.groups);
     }
   }
 }
 
 // Units [begin, end) of two output lines, of channels [channel, channel + columns); false if there is no such form for this
-// kernel. first_tap_of(z, y): where the first tap of a line lies.
-template <typename Block, typename Visit>
+// kernel.
+template <typename Block>
 bool depthwise_lines(const Plan& plan, const Task& task, const uint8_t* codes, const int8_t* weight, int64_t channel, int64_t columns,
-                     int64_t begin, int64_t end, const int32_t* init, const Block& block, Visit first_tap_of) {
+                     int64_t begin, int64_t end, const int32_t* init, const Block& block) {
   if (plan.taps.size() != 9 || plan.weight.kernel[2] != 3 || plan.weight.kernel[1] != 3 || plan.dilation[2] != 1 || plan.stride[2] > 2) {
     return false;
   }
   if (!task.channels_last || task.low_codes != nullptr || (task.out_codes != nullptr && block.cut.window < 0)) return false;
   const auto run = [&](auto parts, auto to_codes, auto stride) {
-    lines_of<parts.value, to_codes.value, stride.value>(plan, task, codes, weight, channel, columns, begin, end, init, block, first_tap_of);
+    lines_of<parts.value, to_codes.value, stride.value>(plan, task, codes, weight, channel, columns, begin, end, init, block);
   };
   const auto with_parts = [&](auto to_codes, auto stride) {
     // A short line is not worth splitting.

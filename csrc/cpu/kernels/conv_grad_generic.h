@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "cpu/kernels/conv_grad.h"
+#include "cpu/kernels/conv_grad_walk.h"
 #include "cpu/kernels/conv_int8_generic.h"
 #include "numerics/limbs.h"
 
@@ -192,37 +192,18 @@ void panel_limbs(const Plan& forward, const Plan& g, const WeightGradPlan& w, co
   gemm_begin();
   uint8_t nothing[kPanel];
   std::memset(nothing, 128, sizeof nothing);
-  const int64_t width = g.in[2], held = g.weight.plane_in;
   for (int64_t unit = begin; unit < end; ++unit) {
-    const int64_t channel = w.panel_channel(unit), n = w.panel_columns(forward, unit);
-    int8_t* to = panels + unit * w.panel_bytes();
-    for (size_t i = 0; i < w.segments.size(); ++i) {
-      const Segment& s = w.segments[i];
-      int64_t x = 0, row = 0;
-      for (int64_t k = 0; k < w.length(static_cast<int64_t>(i)); k += 4, to += 4 * kPanel) {
-        int64_t at[4];
-        for (int j = 0; j < 4; ++j) {
-          at[j] = row < s.rows && x < width ? padded_at(g, s.slice, s.row + row, x) : -1;
-          if (++x == w.pitch) x = 0, ++row;
-        }
-        // The panel's channels lie in one plane or more.
-        for (int64_t c = channel; c < channel + n;) {
-          const int64_t plane = c / held, within = c % held, here = std::min(held - within, channel + n - c);
-          const uint8_t* from = padded + plane * g.plane_bytes + within;
-          const uint8_t* rows[4];
-          for (int j = 0; j < 4; ++j) rows[j] = at[j] < 0 ? nothing : from + at[j];
-          // By sixteens where the panel has room: what is too much is overwritten, or belongs to no channel.
-          const int64_t whole = (here + 15) / 16 * 16;
-          interleave(rows, c - channel + whole <= kPanel ? whole : here, to + 4 * (c - channel));
-          c += here;
-        }
-      }
-    }
+    int8_t* own = panels + unit * w.panel_bytes();
+    for_each_panel_group<4>(forward, g, w, unit, padded, nothing, [&](const uint8_t* const (&pixels)[4], int64_t n, int64_t k, int64_t column) {
+      // By sixteens where the panel has room: what is too much is overwritten, or belongs to no channel.
+      const int64_t whole = (n + 15) / 16 * 16;
+      interleave(pixels, column + whole <= kPanel ? whole : n, own + k * kPanel + 4 * column);
+    });
     // The sum of each column, from the same kernel on a row of ones.
     for (size_t chunk = 0; chunk + 1 < w.chunks.size(); ++chunk) {
       const int64_t first = w.chunks[chunk], end_k = chunk + 2 < w.chunks.size() ? w.segments[static_cast<size_t>(w.chunks[chunk + 1])].k : w.k_total;
       const int64_t step = w.segments[static_cast<size_t>(first)].k / 64;
-      gemm(ones, 0, 1, w.steps.data() + step, static_cast<int>(end_k / 64 - step), panels + unit * w.panel_bytes(), n, zeros, ones_sums);
+      gemm(ones, 0, 1, w.steps.data() + step, static_cast<int>(end_k / 64 - step), own, w.panel_columns(forward, unit), zeros, ones_sums);
       std::memcpy(sums + (unit * w.chunk_count() + static_cast<int64_t>(chunk)) * kPanel, ones_sums, kPanel * sizeof(int32_t));
     }
   }
@@ -233,38 +214,27 @@ void weight_grad(const Plan& f, const WeightGradPlan& w, const WeightGradTask& t
   auto* high = reinterpret_cast<int32_t*>(scratch);
   int32_t* low = high + (kStrip + 16) * kPanel;
   int32_t* init = low + (kStrip + 16) * kPanel;
-  const int64_t taps = f.weight.taps();
   gemm_begin();
   for (int64_t unit = begin; unit < end; ++unit) {
-    // All taps of a panel one after the other, while its limbs are in the cache.
-    const int64_t tap = unit % taps, panel = unit / taps / w.channel_strips(), first = unit / taps % w.channel_strips() * kStrip;
-    const int64_t kz = tap / (f.weight.kernel[1] * f.weight.kernel[2]), ky = tap / f.weight.kernel[2] % f.weight.kernel[1];
-    const int64_t dy = ky * f.dilation[1], dx = tap % f.weight.kernel[2] * f.dilation[2];
-    const int64_t shift = (dy % w.phases[1] * w.phases[2] + dx % w.phases[2]) * w.plane + dy / w.phases[1] * w.pitch + dx / w.phases[2];
-    const int64_t rows = std::min(kStrip, w.block_in - first), columns = w.panel_columns(f, panel);
-    float* target = task.sums + ((tap * w.panels() + panel) * w.block_in + first) * kPanel;
-    for (size_t chunk = 0; chunk + 1 < w.chunks.size(); ++chunk) {
-      const Run* runs = w.runs.data() + kz * static_cast<int64_t>(w.segments.size()) + w.chunks[chunk];
-      const int run_count = static_cast<int>(w.chunks[chunk + 1] - w.chunks[chunk]);
+    const WeightGradUnit u = weight_grad_unit(f, w, unit);
+    for_each_chunk(w, u, w.runs.data(), [&](int64_t chunk, const Run* runs, int run_count) {
       for (int limb = 0; limb < 2; ++limb) {
-        const int32_t* sums = task.limb_sums[limb] + (panel * w.chunk_count() + static_cast<int64_t>(chunk)) * kPanel;
+        const int32_t* sums = task.limb_sums[limb] + (u.panel * w.chunk_count() + chunk) * kPanel;
         for (int64_t i = 0; i < kPanel; ++i) {
           init[i] = static_cast<int32_t>(0u - static_cast<uint32_t>(task.zero_point) * static_cast<uint32_t>(sums[i]));
         }
-        int64_t block = w.in_panel > 1 ? panel * w.in_panel : panel / w.block_panels;
-        for (int64_t column = 0; column < columns; column += w.block_out, ++block) {
-          const int64_t channel = block * w.block_in + first, here = std::min(rows, f.weight.in_channels() - channel);
-          if (here <= 0) break;
-          gemm(task.codes + channel * w.row_stride + shift, w.row_stride, here, runs, run_count,
-               task.limbs[limb] + panel * w.panel_bytes() + 4 * column, std::min(w.block_out, columns - column), init + column,
-               (limb == 0 ? high : low) + column);
-        }
+        const int8_t* limbs = task.limbs[limb] + u.panel * w.panel_bytes();
+        int32_t* to = limb == 0 ? high : low;
+        for_each_block(f, w, u, [&](int64_t column, int64_t columns, int64_t code, int64_t rows) {
+          gemm(task.codes + code, w.row_stride, rows, runs, run_count, limbs + 4 * column, columns, init + column, to + column);
+        });
       }
-      for (int64_t i = 0; i < rows * kPanel; i += Vec::size) {
+      float* target = task.sums + u.sums;
+      for (int64_t i = 0; i < u.rows * kPanel; i += Vec::size) {
         const Vec whole = numerics::joined_limbs(Vec::load_s32(high + i), Vec::load_s32(low + i));
         numerics::scaled_sum(whole, Vec(task.scale), Vec::load(target + i)).store(target + i);
       }
-    }
+    });
   }
   gemm_end();
 }

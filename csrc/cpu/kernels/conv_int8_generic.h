@@ -2,7 +2,7 @@
 //   gemm_begin(), gemm_end()
 //   gemm(a, row_stride, rows, runs, run_count, panel, columns, init, sums)     sums int32 [rows rounded up to 16][64]
 //   depthwise(plan, a, weight, channel, columns, rows, init, sums)             from conv_depthwise_{plain,vnni}.h
-//   depthwise_lines(plan, task, codes, ..., first_tap)                         pairs of lines with results stored; false if there is no
+//   depthwise_lines(plan, task, codes, ..., block)                             pairs of lines with results stored; false if there is no
 //                                                                              such form for this kernel
 #pragma once
 #include <algorithm>
@@ -11,6 +11,7 @@
 #include "cpu/kernels/conv_codes_generic.h"
 #include "cpu/kernels/conv_int8.h"
 #include "cpu/kernels/conv_pad_generic.h"
+#include "cpu/kernels/conv_walk.h"
 #include "cpu/vec/transpose.h"
 #include "cpu/vec/vec.h"
 #include "numerics/limbs.h"
@@ -139,76 +140,40 @@ inline void scatter_codes(const Plan& plan, const Task& task, const Block& b, co
   }
 }
 
-// Position `start` of line `line` of slice `slice` (output depth); in a gathering walk both are 0.
-inline void finish(const Plan& plan, const Task& task, const Block& b, int64_t slice, int64_t line, int64_t start, int64_t rows) {
-  const int64_t first_line = slice * plan.out[1] + line;
+inline void finish(const Plan& plan, const Task& task, const Block& b, const Strip& strip) {
   // Channels first: the codes of the whole strip side by side, so that they are transposed in long runs.
   const bool stage = task.out_codes != nullptr && !task.channels_last;
   alignas(64) uint8_t staged[(kStrip + 16) * kPanel];
   int64_t count = 0, pixel = -1;
-  const auto run = [&](int64_t row, int64_t run_rows, int64_t to) __attribute__((always_inline)) {
+  for_each_pixel_run(plan, strip, [&](int64_t row, int64_t rows, int64_t to) __attribute__((always_inline)) {
     if (stage) {
-      write_codes(task, b, row, run_rows, staged + count * kPanel, kPanel);
+      write_codes(task, b, row, rows, staged + count * kPanel, kPanel);
       if (pixel < 0) pixel = to;
-      count += run_rows;
+      count += rows;
     } else if (task.out_codes != nullptr) {
-      finish_codes(plan, task, b, row, run_rows, to);
+      finish_codes(plan, task, b, row, rows, to);
     } else {
-      finish_run(plan, task, b, row, run_rows, to);
+      finish_run(plan, task, b, row, rows, to);
     }
-  };
-  if (plan.walk != Walk::flat || plan.padded[2] == plan.out[2]) {
-    run(0, rows, first_line * plan.out[2] + start);
-  } else {
-    int64_t y = slice * plan.out[1] + start / plan.padded[2], x = start % plan.padded[2];
-    for (int64_t r = 0; r < rows; ++y, x = 0) {
-      const int64_t to_row_end = std::min(rows - r, plan.padded[2] - x);
-      if (x < plan.out[2]) run(r, std::min(to_row_end, plan.out[2] - x), y * plan.out[2] + x);
-      r += to_row_end;
-    }
-  }
+  });
   if (count > 0) scatter_codes(plan, task, b, staged, count, pixel);
 }
 
-inline int64_t first_tap(const Plan& plan, int64_t z, int64_t y, int64_t x) {
-  return ((z * plan.stride[0] * plan.padded[1] + y * plan.stride[1]) * plan.padded[2] + x * plan.stride[2]) * plan.weight.plane_in;
-}
-
-// Pixels [start, start + rows): the pieces of each, side by side. What is written beyond a piece is overwritten by the next one or
-// meets a zero weight. Sizes are copied first: bytes may alias everything else.
-template <bool Short>
-inline void gather_pieces(const Plan& plan, const uint8_t* plane, int64_t start, int64_t rows, uint8_t* to) {
-  const int64_t width = plan.out[2], height = plan.out[1], step = plan.stride[2] * plan.weight.plane_in, row_stride = plan.row_stride;
-  const Piece* pieces = plan.pieces.data();
-  const auto count = static_cast<int64_t>(plan.pieces.size());
-  int64_t z = start / (height * width), y = start / width % height, x = start % width;
-  while (rows > 0) {
-    const uint8_t* from = plane + first_tap(plan, z, y, x);
-    const int64_t here = std::min(rows, width - x);
-    for (int64_t r = 0; r < here; ++r, from += step, to += row_stride) {
-      for (int64_t i = 0; i < count; ++i) {
-        const uint8_t* source = from + pieces[i].from;
-        uint8_t* target = to + pieces[i].to;
-        if constexpr (Short) {
-          std::memcpy(target, source, 16);
-        } else if (pieces[i].bytes > 64) {
-          std::memcpy(target, source, static_cast<size_t>(pieces[i].bytes));
-        } else {
-          for (int64_t b = 0; b < pieces[i].bytes; b += 16) std::memcpy(target + b, source + b, 16);
-        }
-      }
-    }
-    rows -= here;
-    x = 0;
-    if (++y == height) y = 0, ++z;
-  }
-}
-
-inline void gather(const Plan& plan, const uint8_t* plane, int64_t start, int64_t rows, uint8_t* to) {
+// What is written beyond a piece is overwritten by the next one or meets a zero weight.
+inline void gather(const Plan& plan, const uint8_t* plane, const Strip& strip, uint8_t* to) {
   bool whole = true;
   for (const Piece& piece : plan.pieces) whole = whole && piece.bytes <= 16;
-  const auto run = whole ? &gather_pieces<true> : &gather_pieces<false>;
-  run(plan, plane, start, rows, to);
+  if (whole) {
+    gather_pieces(plan, plane, strip, to, [](uint8_t* target, const uint8_t* source, int64_t) { std::memcpy(target, source, 16); });
+    return;
+  }
+  gather_pieces(plan, plane, strip, to, [](uint8_t* target, const uint8_t* source, int64_t bytes) {
+    if (bytes > 64) {
+      std::memcpy(target, source, static_cast<size_t>(bytes));
+    } else {
+      for (int64_t b = 0; b < bytes; b += 16) std::memcpy(target + b, source + b, 16);
+    }
+  });
 }
 
 // The block of a panel; sums and values are filled strip by strip.
@@ -234,8 +199,7 @@ inline void depthwise_strips(const Plan& plan, const Task& task, int64_t begin, 
     for (int64_t panel = 0; panel < w.panels; ++panel) {
       const Block block = block_of(constants, plan, task, 0, panel, sums, values, limbs);
       const int32_t* init = constants.init + panel * kPanel;
-      const auto tap_of = [&](int64_t z, int64_t y) { return first_tap(plan, z, y, 0); };
-      if (depthwise_lines(plan, task, task.codes, weight, block.channel, block.columns, from, to, init, block, tap_of)) continue;
+      if (depthwise_lines(plan, task, task.codes, weight, block.channel, block.columns, from, to, init, block)) continue;
       for (int64_t line = 2 * from; line < 2 * to; ++line) {
         const int64_t slice = line / (2 * plan.lines_per_slice), y = line % (2 * plan.lines_per_slice);
         if (y >= plan.out[1]) continue;
@@ -249,7 +213,7 @@ inline void depthwise_strips(const Plan& plan, const Task& task, int64_t begin, 
               numerics::joined_limbs(Vec::load_s32(sums + i), Vec::load_s32(low + i)).store(values + i);
             }
           }
-          finish(plan, task, block, slice, y, start, rows);
+          finish(plan, task, block, {slice, y, start, rows});
         }
       }
     }
@@ -269,19 +233,18 @@ void strips(const Plan& plan, const Task& task, int64_t begin, int64_t end, uint
   }
   gemm_begin();
   for (int64_t strip = begin; strip < end; ++strip) {
-    const int64_t start = strip % plan.strips_per_line * kStrip, rows = std::min(kStrip, plan.line_len - start);
-    const int64_t line = strip / plan.strips_per_line % plan.lines_per_slice;
-    const int64_t slice = strip / plan.strips_per_line / plan.lines_per_slice;
+    const Strip s = strip_at(plan, strip);
+    const int64_t rows = s.rows;
     for (int64_t plane = 0; plane < w.planes; ++plane) {
       const uint8_t* rows_of[2] = {task.codes, task.low_codes};
       for (int limb = 0; limb < limbs; ++limb) {
         const uint8_t* from = rows_of[limb] + plane * plan.plane_bytes;
         if (plan.walk == Walk::gather) {
           uint8_t* side = gathered + limb * plan.gather_bytes();
-          gather(plan, from, start, rows, side);
+          gather(plan, from, s, side);
           rows_of[limb] = side;
         } else {
-          rows_of[limb] = from + first_tap(plan, slice, line, 0) + start * plan.row_stride;
+          rows_of[limb] = from + first_tap(plan, s.slice, s.line, 0) + s.start * plan.row_stride;
         }
       }
       for (int64_t panel = 0; panel < w.panels; ++panel) {
@@ -309,7 +272,7 @@ void strips(const Plan& plan, const Task& task, int64_t begin, int64_t end, uint
             }
           }
         }
-        finish(plan, task, block, slice, line, start, rows);
+        finish(plan, task, block, s);
       }
     }
   }

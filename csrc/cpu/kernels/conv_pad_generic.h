@@ -6,6 +6,7 @@
 
 #include "cpu/kernels/conv_codes_generic.h"
 #include "cpu/kernels/conv_int8.h"
+#include "cpu/kernels/conv_walk.h"
 #include "cpu/vec/transpose.h"
 #include "cpu/vec/vec.h"
 #include "numerics/affine.h"
@@ -128,11 +129,6 @@ inline uint32_t load_run(const Source& s, int64_t at, int64_t n, uint8_t* to, bo
     for (int64_t i = 0; i < n; ++i) to[i] = s.codes[at + i] ^ 0x80;
   }
   return 0;
-}
-
-// Where interior pixel (z, y, x) of the input lies in a plane of padded codes.
-inline int64_t padded_at(const Plan& p, int64_t z, int64_t y, int64_t x) {
-  return (((z + p.padding[0]) * p.padded[1] + y + p.padding[1]) * p.padded[2] + x + p.padding[2]) * p.weight.plane_in;
 }
 
 inline uint32_t pad_channels_last(const Plan& p, const Source& s, int64_t z, int64_t y, uint8_t* codes, uint8_t* scratch) {

@@ -2,10 +2,8 @@
 // registers are configured for the row counts in hand and released when the object goes.
 #pragma once
 #include <algorithm>
-#include <type_traits>
 
-#include "cpu/kernels/amx_config.h"
-#include "cpu/kernels/gemm_ops.h"
+#include "cpu/kernels/amx_products.h"
 #include "cpu/kernels/panels.h"
 
 namespace torchqat::cpu {
@@ -45,27 +43,11 @@ struct AmxTile {
       _tile_loadd(4, a0, lda);
       _tile_loadd(7, b + 64, 256);
       if constexpr (both) _tile_loadd(5, a1, lda);
-      if constexpr (std::is_same_v<Op, U8S8>) {
-        _tile_dpbusd(0, 4, 6);
-        _tile_dpbusd(1, 4, 7);
-        if constexpr (both) {
-          _tile_dpbusd(2, 5, 6);
-          _tile_dpbusd(3, 5, 7);
-        }
-      } else if constexpr (std::is_same_v<Op, S8U8>) {
-        _tile_dpbsud(0, 4, 6);
-        _tile_dpbsud(1, 4, 7);
-        if constexpr (both) {
-          _tile_dpbsud(2, 5, 6);
-          _tile_dpbsud(3, 5, 7);
-        }
-      } else {
-        _tile_dpbf16ps(0, 4, 6);
-        _tile_dpbf16ps(1, 4, 7);
-        if constexpr (both) {
-          _tile_dpbf16ps(2, 5, 6);
-          _tile_dpbf16ps(3, 5, 7);
-        }
+      add_products<Op, 0>();
+      add_products<Op, 1>();
+      if constexpr (both) {
+        add_products<Op, 2>();
+        add_products<Op, 3>();
       }
     }
     constexpr int64_t stride = kPanelColumns * 4;

@@ -1,35 +1,14 @@
 // AVX-512 tile of 6 rows x 64 columns on vpdpbusd (or vdpbf16ps, in files compiled for it). The instructions are written
 // as inline assembly: from the intrinsics gcc 12 spills the 24 accumulators.
 #pragma once
-#include <immintrin.h>
-
-#include <cstring>
 #include <type_traits>
 #include <utility>
 
-#include "cpu/kernels/gemm_ops.h"
+#include "cpu/kernels/dot_avx512.h"
 #include "cpu/kernels/panels.h"
 
 namespace torchqat::cpu {
 namespace {
-
-template <typename Op>
-TORCHQAT_INLINE __m512i dot(__m512i sum, __m512i a, __m512i b) {
-  if constexpr (std::is_same_v<Op, U8S8>) {
-    asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
-  } else if constexpr (std::is_same_v<Op, S8U8>) {
-    asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(b), "v"(a));
-  } else {
-    asm("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
-  }
-  return sum;
-}
-
-TORCHQAT_INLINE __m512i broadcast4(const uint8_t* p) {
-  int32_t word;
-  std::memcpy(&word, p, 4);
-  return _mm512_set1_epi32(word);
-}
 
 // Calls f with the constants 0 ... count - 1. A loop, even an unrolled one, would keep an array of sums in memory.
 template <int count, typename F>

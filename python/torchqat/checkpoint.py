@@ -16,10 +16,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from torchqat.mapping import DEPLOYED_LAYERS, FLOAT_OF_DEPLOYED, SPLIT, stands_for
+from torchqat.mapping import BARE_WEIGHTS, DEPLOYED_LAYERS, FLOAT_OF_DEPLOYED, SPLIT, stands_for
 from torchqat.nn.qat._layer import QatLayer
 from torchqat.nn.quantized._form import QuantizedForm
 from torchqat.nn.quantized._layer import Description, QuantizedLayer
+from torchqat.nn.bare_weight import parameter_of, with_held
 from torchqat.nn.split import split_modules
 from torchqat.nn.transformer import leave_fused_paths
 from torchqat.rewrite import Refused, fill_places
@@ -204,6 +205,8 @@ def load(path, float_model: nn.Module) -> nn.Module:
     with _opened(path) as file:
         description = _description(path, file)
         float_model = split_modules(float_model, list(description["modules"]), SPLIT)
+        bare = {parameter_of(n): c["summed_axis"] for n, c in description["modules"].items() if c["layer"] in BARE_WEIGHTS}
+        float_model = with_held(float_model, bare)
         aliases = description["aliases"]
         keys = set(file.keys())
 

@@ -124,7 +124,9 @@ def _reason(module: nn.Module) -> str:
     own = [name for name, _ in module.named_parameters(recurse=False)]
     if own and not type(module).__module__.startswith("torch.nn."):
         names = ", ".join(own[:3]) + (", ..." if len(own) > 3 else "")
-        return f"its own parameters ({names}) have no quantised form; layers such as nn.Linear have"
+        bare = any(parameter.dim() == 3 for parameter in module.parameters(recurse=False))
+        seen = "; 3-D ones that it multiplies have, where prepare_qat is given example_inputs to see it" if bare else ""
+        return f"its own parameters ({names}) have no quantised form; layers such as nn.Linear have{seen}"
     if own:
         return _NO_FORM
     return "float op, the same in both models"

@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 
 from torchqat.mapping import CONV_BN_TO_QAT
 from torchqat.nn.qat.relu import absorbable
+from torchqat.products import Products, bare_parameters
 
 
 class _Tracer(torch.fx.Tracer):
@@ -106,8 +107,9 @@ class _Uses(TorchFunctionMode):
 
 
 @torch.no_grad()
-def observe_calls(model: nn.Module, example_inputs) -> tuple[set[int], list[tuple[nn.Module, nn.Module]]]:
-    """Run the model once in eval mode: ids of the modules called, and the pairs that this run shows may be folded."""
+def observe_calls(model: nn.Module, example_inputs) -> tuple[set[int], list[tuple[nn.Module, nn.Module]], dict[str, int]]:
+    """Run the model once in eval mode: ids of the modules called, the pairs that this run shows may be folded, and the bare
+    parameters that are multiplied, with the axis that is summed over."""
     arguments = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
     calls, times, made_by = [], Counter(), {}
 
@@ -121,7 +123,7 @@ def observe_calls(model: nn.Module, example_inputs) -> tuple[set[int], list[tupl
     handles = [m.register_forward_hook(watch) for m in model.modules()]
     try:
         model.eval()
-        with _Uses() as uses:
+        with _Uses() as uses, Products(bare_parameters(model)) as products:
             result = model(*arguments)
     finally:
         for handle in handles:
@@ -136,4 +138,4 @@ def observe_calls(model: nn.Module, example_inputs) -> tuple[set[int], list[tupl
             continue
         if uses.count[id(inputs[0])] == 1 and times[id(conv)] == times[id(module)] == 1:
             pairs.append((conv, module))
-    return set(times), pairs
+    return set(times), pairs, products.summed_axes()

@@ -5,6 +5,7 @@ from torch import nn
 from torchqat.computed_weights import float_type
 from torchqat.nn import qat, quantized, recurrent
 from torchqat.nn.attention import MultiheadAttention
+from torchqat.nn.bare_weight import FloatWeight
 from torchqat.nn.qat.transposed_linear import is_transposed_linear
 
 # Modules that are split into layers, forms that take decisions on their arguments, which a trace cannot follow.
@@ -30,6 +31,8 @@ def qat_class(module: nn.Module) -> type | None:
     """What takes a float module's place in training; None where it stays as it is."""
     if is_transposed_linear(module):
         return qat.TransposedLinear
+    if type(module) is FloatWeight:  # there are none in a float model until prepare_qat finds bare parameters
+        return qat.BareWeight
     kind = float_type(module)
     if kind in SPLIT and (kind is not type(module) or kind in recurrent.SPLIT and not recurrent.keeps_weights(module)):
         return None  # they take parameters apart, and have none where weights are computed
@@ -80,6 +83,7 @@ QAT_TO_DEPLOYED = {
             quantized.ConvTransposeFloatGrid,
         ),
     ),
+    qat.BareWeight: (None, None, quantized.BareWeight, quantized.BareWeightFloatGrid),
     qat.Embedding: (None, None, quantized.Embedding, None),
     qat.EmbeddingBag: (None, None, quantized.EmbeddingBag, None),
 }
@@ -120,6 +124,8 @@ FORM_TO_DEPLOYED = {
 DEPLOYED_LAYERS = {
     kind.__name__: kind
     for kind in (
+        quantized.BareWeight,
+        quantized.BareWeightFloatGrid,
         quantized.Conv,
         quantized.ConvFloatGrid,
         quantized.ConvTranspose,
@@ -140,8 +146,12 @@ DEPLOYED_LAYERS = {
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
+# In place of bare parameters.
+BARE_WEIGHTS = ("BareWeight", "BareWeightFloatGrid")
+
 # Float modules that a deployed one may stand in for, when a file is loaded.
 FLOAT_OF_DEPLOYED = {
+    **dict.fromkeys(BARE_WEIGHTS, (FloatWeight,)),
     "Conv": _CONVOLUTIONS,
     "ConvFloatGrid": _CONVOLUTIONS,
     "ConvTranspose": _TRANSPOSED,

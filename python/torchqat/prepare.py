@@ -14,6 +14,7 @@ from torchqat.flow import is_static
 from torchqat.folding import find_conv_bn, find_relus, observe_calls
 from torchqat.forms import insert_forms
 from torchqat.mapping import CONV_BN_TO_QAT, FLOAT_TO_QAT, INDEX_INPUT, SPLIT, qat_class
+from torchqat.nn.bare_weight import FloatWeight, hold, let_go, parameter_of
 from torchqat.nn.qat._form import QatForm
 from torchqat.nn.qat._layer import QatLayer
 from torchqat.nn.qat.output import Output, check_output_spec
@@ -46,11 +47,13 @@ def prepare_qat(
             covers what is inside that module; the most specific wins: a module's own name, then names and globs by the
             number of characters that are not wildcards, then types, the innermost first.
         example_inputs: a tuple of arguments, or one tensor. The model is run on it once, in eval mode, so that BatchNorms can be
-            folded in models that torch.fx cannot trace, and modules that are never called stay in float. Where torch.fx can trace
-            the model, adds, average pooling and element-wise functions that lie between integer layers get integer forms
-            (nn.qat.Add, AvgPool, Activation), which train as they are deployed; overrides of None for such a form's class, for a
-            module type or for a name keep them in float. A module that calls such a function itself becomes a
-            torch.fx.GraphModule with the same children and names: use what is returned.
+            folded in models that torch.fx cannot trace, and modules that are never called stay in float. 3-D parameters that a module
+            of your own multiplies (mixtures of experts: F.linear, matmul, bmm, einsum, grouped_mm) are then quantised too, weight
+            only: `w` moves into a child `w_quant`, and overrides may name it. Where torch.fx can trace the model, adds, average
+            pooling and element-wise functions that lie between integer layers get integer forms (nn.qat.Add, AvgPool, Activation),
+            which train as they are deployed; overrides of None for such a form's class, for a module type or for a name keep them in
+            float. A module that calls such a function itself becomes a torch.fx.GraphModule with the same children and names: use what
+            is returned.
         output: an integer QuantSpec with one static scale for the model's own output, so that a deployed graph ends in integers. The
             model then returns values on that grid, prepared and converted alike; `nn.quantized.Output` says how to get the codes. A
             model that is not an nn.Sequential becomes a torch.fx.GraphModule with the same children and names.
@@ -83,27 +86,31 @@ def prepare_qat(
         raise ValueError(
             f"prepare_qat: model is wrapped in {type(model).__name__}; prepare what is inside, and wrap the prepared model"
         )
-    chosen = resolve(model, qconfig, overrides or {})
-    pairs = None
-    if example_inputs is not None:
-        called, pairs = observe_calls(model, example_inputs)
-        chosen = {key: config if key in called else None for key, config in chosen.items()}
-    if not any(config is not None for config in chosen.values()):
-        raise ValueError(
-            "prepare_qat: nothing in the model would be quantised; it has no "
-            f"{', '.join(t.__name__ for t in FLOAT_TO_QAT)} that is called and that overrides do not leave in float"
-        )
     if not inplace:
-        # Names are the same in the copy; module objects are not.
-        names = {id(m): name for name, m in model.named_modules()}
         for module in model.modules():
             settle(module)  # a weight that a hook computed with gradients could not be copied
         model = copy.deepcopy(model)
-        copies = dict(model.named_modules())
-        chosen = {id(copies[names[key]]): config for key, config in chosen.items()}
-        if pairs is not None:
-            pairs = [(copies[names[id(conv)]], copies[names[id(bn)]]) for conv, bn in pairs]
-    model = swap_modules(model, _replacements(model, chosen, find_conv_bn(model) if pairs is None else pairs))
+    called = pairs = None
+    held = {}
+    if example_inputs is not None:
+        called, pairs, axes = observe_calls(model, example_inputs)
+        held = hold(model, axes)
+        called |= {id(weight) for weight in held.values()}
+    try:
+        chosen = resolve(model, qconfig, overrides or {})
+        if called is not None:
+            chosen = {key: config if key in called else None for key, config in chosen.items()}
+        if not any(config is not None for config in chosen.values()):
+            raise ValueError(
+                "prepare_qat: nothing in the model would be quantised; it has no "
+                f"{', '.join(t.__name__ for t in FLOAT_TO_QAT)} that is called and that overrides do not leave in float"
+            )
+        new = _replacements(model, chosen, find_conv_bn(model) if pairs is None else pairs)
+    except BaseException:
+        let_go(model, held)
+        raise
+    let_go(model, [name for name, weight in held.items() if id(weight) not in new])
+    model = swap_modules(model, new)
     if example_inputs is not None and _allows_forms(qconfig):
         model = insert_forms(model, qconfig.activation, lambda *form: _left_out(overrides or {}, *form))
     return model if output is None else _with_output(model, output)
@@ -152,7 +159,9 @@ def resolve(model: nn.Module, qconfig: QConfig, overrides: dict) -> dict[int, QC
             raise TypeError(f"prepare_qat: overrides must map a name, glob or module type, got {key!r}")
         if value is not None and not isinstance(value, QConfig):
             raise TypeError(f"prepare_qat: overrides[{key!r}] must be a QConfig or None, got {type(value).__name__}")
-    named = list(model.named_modules(remove_duplicate=False))
+    named = [
+        (parameter_of(name) if type(m) is FloatWeight else name, m) for name, m in model.named_modules(remove_duplicate=False)
+    ]
     by_name = dict(named)
     chosen, best, used = {}, {}, set()
     for name, module in named:
@@ -172,7 +181,11 @@ def resolve(model: nn.Module, qconfig: QConfig, overrides: dict) -> dict[int, QC
             _unmatched(key, overrides[key], by_name)
     for module in by_name.values():
         config = chosen.get(id(module))
-        if config is None or float_type(module) not in INDEX_INPUT:
+        if config is None:
+            continue
+        if type(module) is FloatWeight and config.weight is None:
+            chosen[id(module)] = None  # nothing else of it could be rounded
+        if float_type(module) not in INDEX_INPUT:
             continue
         # An embedding has no input to round and no float grid; by name or type one may still be asked for, and refused.
         if config.weight is None or (config.weight.is_float and id(module) not in best):

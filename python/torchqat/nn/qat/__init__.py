@@ -2,6 +2,7 @@
 
 from torchqat.nn.qat.activation import Activation
 from torchqat.nn.qat.add import Add
+from torchqat.nn.qat.bare_weight import BareWeight
 from torchqat.nn.qat.conv import Conv1d, Conv2d, Conv3d
 from torchqat.nn.qat.conv_bn import ConvBn1d, ConvBn2d, ConvBn3d
 from torchqat.nn.qat.conv_transpose import ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
@@ -15,6 +16,7 @@ __all__ = [
     "Activation",
     "Add",
     "AvgPool",
+    "BareWeight",
     "Conv1d",
     "Conv2d",
     "Conv3d",

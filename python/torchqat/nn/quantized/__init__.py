@@ -2,6 +2,7 @@
 
 from torchqat.nn.quantized.activation import Activation
 from torchqat.nn.quantized.add import Add
+from torchqat.nn.quantized.bare_weight import BareWeight, BareWeightFloatGrid
 from torchqat.nn.quantized.conv import Conv
 from torchqat.nn.quantized.conv_transpose import ConvTranspose, ConvTransposeFloatGrid, ConvTransposeWeightOnly
 from torchqat.nn.quantized.conv_weight_only import ConvWeightOnly
@@ -17,6 +18,8 @@ __all__ = [
     "Activation",
     "Add",
     "AvgPool",
+    "BareWeight",
+    "BareWeightFloatGrid",
     "Conv",
     "ConvFloatGrid",
     "ConvTranspose",

@@ -180,6 +180,7 @@ set(TORCHQAT_TORCH_SOURCES
   csrc/ops/qat_linear_observed.cpp
   csrc/ops/qparams.cpp
   csrc/ops/quantize.cpp
+  csrc/ops/run_layers.cpp
   csrc/ops/stochastic.cpp
 )
 

@@ -21,6 +21,7 @@ from torchqat.nn.qat._layer import QatLayer
 from torchqat.nn.quantized._form import QuantizedForm
 from torchqat.nn.quantized._layer import Description, QuantizedLayer
 from torchqat.nn.bare_weight import parameter_of, with_held
+from torchqat.nn.quantized.sequential import run_in_rows
 from torchqat.nn.split import split_modules
 from torchqat.nn.transformer import leave_fused_paths
 from torchqat.rewrite import Refused, fill_places
@@ -243,7 +244,7 @@ def load(path, float_model: nn.Module) -> nn.Module:
             raise ValueError(f"torchqat.load: {path} holds integer forms that do not fit float_model: {error}") from None
         rest = {key: tensor(key) for key in [*keys, *aliases] if key not in owned}
     _load_rest(path, model, rest)
-    return model.eval()
+    return run_in_rows(model.eval())
 
 
 def _submodule(path, model, name) -> nn.Module:

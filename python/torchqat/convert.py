@@ -15,6 +15,7 @@ from torchqat.nn.qat.relu import release, released
 from torchqat.nn.quantized._form import QuantizedForm
 from torchqat.nn.quantized._layer import QuantizedLayer
 from torchqat.nn.quantized.pool import MaxPool
+from torchqat.nn.quantized.sequential import run_in_rows
 from torchqat.prepare import swap_modules
 from torchqat.wrappers import unwrapped
 
@@ -88,7 +89,7 @@ def convert(model: nn.Module, *, example_inputs=None, inplace: bool = False) -> 
             "convert: with codes flowing between layers the outputs on example_inputs are not the prepared model's; "
             "convert without example_inputs, and please report it"
         )
-    return model
+    return run_in_rows(model)
 
 
 def _edges(model: nn.Module, arguments: tuple) -> Edges:

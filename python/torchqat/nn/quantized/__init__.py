@@ -13,6 +13,7 @@ from torchqat.nn.quantized.linear_grouped import LinearGrouped
 from torchqat.nn.quantized.linear_weight_only import LinearWeightOnly
 from torchqat.nn.quantized.output import Output
 from torchqat.nn.quantized.pool import AvgPool, MaxPool
+from torchqat.nn.quantized.sequential import Sequential
 
 __all__ = [
     "Activation",
@@ -34,4 +35,5 @@ __all__ = [
     "LinearWeightOnly",
     "MaxPool",
     "Output",
+    "Sequential",
 ]

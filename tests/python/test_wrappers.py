@@ -45,7 +45,7 @@ def test_prepare_refuses_and_convert_takes_off(name, distributed, tmp_path):
         optimizer.step()
     model.eval()
     converted = torchqat.convert(model, example_inputs=x)
-    assert type(converted) is nn.Sequential and converted[0].output_scale is not None
+    assert isinstance(converted, nn.Sequential) and converted[0].output_scale is not None
     assert torch.equal(converted(x), prepared(x))
     assert torchqat.verify(model, wrap(converted) if name == "OptimizedModule" else converted, [x]).equal
     torchqat.save(converted, tmp_path / "m")

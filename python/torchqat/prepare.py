@@ -11,6 +11,7 @@ from torchqat.computed_weights import float_type, settle, settled
 from torchqat.config import QConfig, QuantSpec
 from torchqat.fake_quantize import FakeQuantize
 from torchqat.flow import is_static
+from torchqat.float_state import accept_float_names
 from torchqat.folding import find_conv_bn, find_relus, observe_calls
 from torchqat.forms import insert_forms
 from torchqat.mapping import CONV_BN_TO_QAT, FLOAT_TO_QAT, INDEX_INPUT, SPLIT, qat_class
@@ -105,7 +106,10 @@ def prepare_qat(
                 "prepare_qat: nothing in the model would be quantised; it has no "
                 f"{', '.join(t.__name__ for t in FLOAT_TO_QAT)} that is called and that overrides do not leave in float"
             )
-        new = _replacements(model, chosen, find_conv_bn(model) if pairs is None else pairs)
+        pairs = find_conv_bn(model) if pairs is None else pairs
+        names = {id(m): name for name, m in model.named_modules()}
+        new = _replacements(model, chosen, pairs)
+        folded = [(names[id(conv)], names[id(bn)]) for conv, bn in pairs if id(bn) in new]
     except BaseException:
         let_go(model, held)
         raise
@@ -113,7 +117,10 @@ def prepare_qat(
     model = swap_modules(model, new)
     if example_inputs is not None and _allows_forms(qconfig):
         model = insert_forms(model, qconfig.activation, lambda *form: _left_out(overrides or {}, *form))
-    return model if output is None else _with_output(model, output)
+    if output is not None:
+        model = _with_output(model, output)
+    accept_float_names(model, folded)
+    return model
 
 
 def _allows_forms(qconfig: QConfig) -> bool:

@@ -184,6 +184,16 @@ class ScaleSource(nn.Module):
             return scale, zero_point
         return scale, torch.zeros_like(scale, dtype=torch.int32)
 
+    @torch.jit.unused
+    @torch.no_grad()
+    def restart(self, x: Tensor) -> None:
+        """Learned values start again, from this weight."""
+        scale, zero_point = self._start_from(x.detach())
+        self.base_scale.copy_(scale)
+        self.log_scale.zero_()
+        if self.zero_point is not None:
+            self.zero_point.copy_(zero_point)
+
     def _start(self, x: Tensor) -> None:
         base_scale, zero_point = self.base_scale, self.zero_point
         assert base_scale is not None

@@ -88,6 +88,14 @@ class QatLayer(nn.Module):
     def qconfig(self) -> QConfig:
         return QConfig.from_dict(self.scheme)
 
+    @torch.jit.ignore
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        quantizer = self.weight_fake_quant
+        if quantizer is not None and quantizer.learned and f"{prefix}weight" in state_dict:
+            if f"{prefix}weight_fake_quant.log_scale" not in state_dict:  # a float model's: scales start from its weight
+                quantizer.restart(self.initial_weight())
+
     def shaped_weight(self) -> Tensor:
         """The weight as it is rounded (see FakeQuantize.shaped)."""
         if self.weight_fake_quant is not None:

@@ -91,6 +91,14 @@ class _ConvBn(_Conv):
             )
         return out
 
+    @torch.jit.ignore
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        if self.weight_fake_quant is not None and self.weight_fake_quant.learned:
+            # First, because scales may start from the folded weight.
+            own = {key.removeprefix(f"{prefix}bn."): value for key, value in state_dict.items() if key.startswith(f"{prefix}bn.")}
+            self.bn.load_state_dict(own, strict=False)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
     def configure(self, qconfig: QConfig) -> None:
         kind = "tensor" if qconfig.weight is None else qconfig.weight.parsed_granularity.kind
         # Rounding a scale to 16 bits does not commute with folding.

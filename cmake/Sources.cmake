@@ -44,6 +44,9 @@ set(TORCHQAT_KERNEL_SOURCES
   csrc/cpu/kernels/gemm_u8s8_avx512.cpp
   csrc/cpu/kernels/gemm_u8s8_scalar.cpp
   csrc/cpu/kernels/grad_bf16_avx512bf16.cpp
+  csrc/cpu/kernels/grad_few_rows_avx2.cpp
+  csrc/cpu/kernels/grad_few_rows_avx512.cpp
+  csrc/cpu/kernels/grad_few_rows_scalar.cpp
   csrc/cpu/kernels/grad_limbs_avx2.cpp
   csrc/cpu/kernels/grad_limbs_avx512.cpp
   csrc/cpu/kernels/grad_limbs_scalar.cpp

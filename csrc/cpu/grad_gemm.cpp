@@ -4,6 +4,7 @@
 #include "cpu/isa.h"
 #include "cpu/kernels/gemm_grad.h"
 #include "cpu/kernels/grad_bf16.h"
+#include "cpu/kernels/grad_few_rows.h"
 #include "cpu/kernels/grad_limbs.h"
 #include "cpu/kernels/grad_panels.h"
 #include "cpu/kernels/panels.h"
@@ -164,7 +165,12 @@ class PanelSource {
 
   // Of one panel; and how many are made at a time.
   int64_t panel_bytes() const { return (bf16_ ? 2 : 1) * 64 * lines; }
-  int64_t at_a_time() const { return std::clamp<int64_t>(kChunkBytes / panel_bytes(), 1, count); }
+  int64_t at_a_time() const { return std::clamp<int64_t>(chunk_bytes_ / panel_bytes(), 1, count); }
+  // With few rows beside them panels need not wait for one another, and take the place of less in the cache.
+  PanelSource for_rows(int64_t rows) && {
+    if (rows <= 64) chunk_bytes_ = kChunkBytes / 16;
+    return std::move(*this);
+  }
   // What `parts` threads need, each at_a_time panels and their bytes if those are not the panels.
   int64_t scratch_bytes(int64_t parts) const { return parts * part_bytes(at_a_time()); }
   int64_t part_bytes(int64_t panels) const { return Scratch::padded(panels * (bf16_ ? 3 : 1) * 64 * lines); }
@@ -187,6 +193,7 @@ class PanelSource {
 
   std::function<void(uint8_t*, int64_t, int64_t)> fill_;
   bool bf16_ = false;
+  int64_t chunk_bytes_ = kChunkBytes;
   const int32_t* zero_points_ = nullptr;
   int32_t zero_point_ = 0;
   int64_t zero_count_ = 0;
@@ -237,6 +244,26 @@ void multiply_bf16(cpu::GemmGrad g, const uint16_t* a, const PanelSource& source
   run(g, cpu::current_isa() == cpu::Isa::amx ? cpu::gemm_bf16_amx : cpu::gemm_bf16_avx512bf16, g.lda, source, scratch);
 }
 
+void weight_gradient_of_few_rows(const GradProblem& p, const cpu::GradSource& source, const at::Tensor& out) {
+  cpu::FewRowsGrad g;
+  g.source = source;
+  g.codes = p.codes.const_data_ptr<uint8_t>();
+  g.ld_codes = cpu::padded64(p.k);
+  g.zero_point = p.qparams->zero_point.const_data_ptr<int32_t>();
+  g.zero_stride = p.qparams->stride;
+  g.k = p.k;
+  g.factor = common_factor(p);
+  if (p.weight_mask.defined()) {
+    g.mask = p.weight_mask.const_data_ptr<uint8_t>();
+    g.ld_mask = (p.k + 7) / 8;
+  }
+  g.type = float_type(out.scalar_type());
+  g.out = out.mutable_data_ptr();
+  const auto kernel =
+      cpu::select<cpu::FewRowsGradFn>(cpu::grad_few_rows_scalar, cpu::grad_few_rows_avx2, cpu::grad_few_rows_avx512);
+  at::parallel_for(0, p.n, std::max<int64_t>(2, kSerialBytes / (4 * p.k)), [&](int64_t begin, int64_t end) { kernel(g, begin, end); });
+}
+
 }  // namespace
 
 Backward resolve_backward(Backward wanted) {
@@ -270,9 +297,10 @@ void apply_bit_mask(const at::Tensor& values, const at::Tensor& mask) {
 
 void grad_by_limbs(const GradProblem& p, const GradResults& out) {
   const cpu::GradSource source = source_of(p);
-  const PanelSource weights = PanelSource::weights(p), codes = PanelSource::codes(p);
+  const PanelSource weights = PanelSource::weights(p).for_rows(p.m), codes = PanelSource::codes(p);
   const int64_t for_input = out.input.defined() ? Limbs::bytes(p.m, p.n) + panel_scratch(weights) : 0;
-  const int64_t for_weight = out.weight.defined() ? Limbs::bytes(p.n, p.m) + panel_scratch(codes) : 0;
+  const bool few_rows = p.m <= cpu::kFewRows;
+  const int64_t for_weight = out.weight.defined() && !few_rows ? Limbs::bytes(p.n, p.m) + panel_scratch(codes) : 0;
   Scratch scratch(Statistics::bytes(p) + std::max(for_input, for_weight));
   const Statistics stats(p, source, out.bias, scratch);
   auto* const mark = scratch.mark();
@@ -284,7 +312,9 @@ void grad_by_limbs(const GradProblem& p, const GradResults& out) {
     multiply_limbs(product(p.m, p.k, p.mask, out.input), rows, p.n, weights, scratch);
     scratch.rewind(mark);
   }
-  if (out.weight.defined()) {
+  if (out.weight.defined() && few_rows) {
+    weight_gradient_of_few_rows(p, source, out.weight);
+  } else if (out.weight.defined()) {
     Limbs columns(p.n, p.m, stats.column_max, 1, scratch);
     const int32_t* zero_point = p.qparams->zero_point.const_data_ptr<int32_t>();
     if (p.qparams->stride == 1) {

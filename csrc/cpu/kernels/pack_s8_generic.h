@@ -1,5 +1,6 @@
-// Packing by blocks of 64 weight rows x 1024 of K, compiled once per instruction set. Block::transpose(rows, ld,
-// out, sums) writes 16 rows x 64 k as 16 lines of 64 bytes, 256 apart, and adds each row's sum to sums[16].
+// Packing by blocks of 16 weight rows x 1024 of K, which stay in the first-level cache, compiled once per instruction set.
+// Block::transpose(rows, ld, out, sums) writes 16 rows x 64 k as 16 lines of 64 bytes, 256 apart, and adds each row's sum to
+// sums[16].
 #pragma once
 #include "cpu/kernels/pack_s8.h"
 #include "cpu/kernels/panels.h"
@@ -21,28 +22,31 @@ struct PlainBlock {
   }
 };
 
-// fill(row, k, count, codes) gives count codes of a weight's row from k on.
-template <typename Block, typename Fill>
-TORCHQAT_INLINE void pack_panel(const PackedS8& packed, int64_t p, Fill fill) {
+constexpr int64_t kBlockRows = 16;
+
+// fill(row, k, count, codes) gives count codes of a weight's row from k on; before that, begin(row, rows) is told which rows come.
+template <typename Block, typename Begin, typename Fill>
+TORCHQAT_INLINE void pack_panel(const PackedS8& packed, int64_t p, Begin begin, Fill fill) {
   constexpr int64_t block_k = 1024;
-  alignas(64) int8_t block[kPanelColumns * block_k];
+  alignas(64) int8_t block[kBlockRows * block_k];
   const int64_t k_padded = padded64(packed.k), n_padded = padded64(packed.n);
-  const int64_t first = p * kPanelColumns, rows = std::min(kPanelColumns, packed.n - first);
+  const int64_t first = p * kPanelColumns, all = std::min(kPanelColumns, packed.n - first);
   int8_t* panel = packed.panels + p * kPanelColumns * k_padded;
   int32_t* sums = packed.column_sums + first;
-  std::memset(block + rows * block_k, 0, static_cast<size_t>((kPanelColumns - rows) * block_k));
   for (int64_t s = 0; s < segment_count(packed.k); ++s) std::memset(sums + s * n_padded, 0, kPanelColumns * sizeof(int32_t));
-  for (int64_t k = 0; k < k_padded; k += block_k) {
-    int32_t* segment_sums = sums + k / kSegment * n_padded;
-    const int64_t count = std::min(block_k, packed.k - k), whole = padded64(count);
-    for (int64_t r = 0; r < rows; ++r) {
-      fill(first + r, k, count, block + r * block_k);
-      std::memset(block + r * block_k + count, 0, static_cast<size_t>(whole - count));
-    }
-    for (int64_t part = 0; part < whole; part += 64) {
-      for (int64_t r = 0; r < kPanelColumns; r += 16) {
-        Block::transpose(block + r * block_k + part, block_k, panel + (k + part) * kPanelColumns + r * 4,
-                         segment_sums + r);
+  for (int64_t r0 = 0; r0 < kPanelColumns; r0 += kBlockRows) {
+    const int64_t rows = std::clamp<int64_t>(all - r0, 0, kBlockRows);
+    if (rows > 0) begin(first + r0, rows);
+    std::memset(block + rows * block_k, 0, static_cast<size_t>((kBlockRows - rows) * block_k));
+    for (int64_t k = 0; k < k_padded; k += block_k) {
+      const int64_t count = std::min(block_k, packed.k - k), whole = padded64(count);
+      for (int64_t r = 0; r < rows; ++r) {
+        fill(first + r0 + r, k, count, block + r * block_k);
+        std::memset(block + r * block_k + count, 0, static_cast<size_t>(whole - count));
+      }
+      int32_t* segment_sums = sums + k / kSegment * n_padded + r0;
+      for (int64_t part = 0; part < whole; part += 64) {
+        Block::transpose(block + part, block_k, panel + (k + part) * kPanelColumns + r0 * 4, segment_sums);
       }
     }
   }
@@ -51,7 +55,7 @@ TORCHQAT_INLINE void pack_panel(const PackedS8& packed, int64_t p, Fill fill) {
 template <typename Block>
 void run_pack_s8(const int8_t* codes, const PackedS8& packed, int64_t panel_begin, int64_t panel_end) {
   for (int64_t p = panel_begin; p < panel_end; ++p) {
-    pack_panel<Block>(packed, p, [&](int64_t row, int64_t k, int64_t count, int8_t* out) {
+    pack_panel<Block>(packed, p, [](int64_t, int64_t) {}, [&](int64_t row, int64_t k, int64_t count, int8_t* out) {
       std::memcpy(out, codes + row * packed.k + k, static_cast<size_t>(count));
     });
   }
@@ -100,22 +104,22 @@ float largest_finite_magnitude(const T* x, int64_t count) {
   return reduce_max(most);
 }
 
-// Scales of a panel's rows; bit r of the result: all of row r is finite. The rows are read here and quantised next, from the
+// Scales of a block's rows; bit r of the result: all of row r is finite. The rows are read here and quantised next, from the
 // cache.
 template <typename T>
-TORCHQAT_INLINE uint64_t choose_scales(const QuantizeWeights& q, int64_t k, int64_t first, int64_t rows) {
-  alignas(64) float most[kPanelColumns] = {};
-  uint64_t finite = 0;
+TORCHQAT_INLINE uint32_t choose_scales(const QuantizeWeights& q, int64_t k, int64_t first, int64_t rows) {
+  alignas(64) float most[kBlockRows] = {};
+  uint32_t finite = 0;
   for (int64_t r = 0; r < rows; ++r) {
     const T* row = static_cast<const T*>(q.weight) + (first + r) * k;
     most[r] = largest_magnitude(row, k);
     if (most[r] <= std::numeric_limits<float>::max()) {
-      finite |= uint64_t{1} << r;
+      finite |= 1u << r;
     } else {
       most[r] = largest_finite_magnitude(row, k);
     }
   }
-  for (int64_t r = 0; r < kPanelColumns; r += Vec::size) {
+  for (int64_t r = 0; r < kBlockRows; r += Vec::size) {
     const Vec high = Vec::load(most + r);
     numerics::qparams(Vec(0.0f) - high, high, q.quant_min, q.quant_max, true).scale.store(most + r);
   }
@@ -123,9 +127,10 @@ TORCHQAT_INLINE uint64_t choose_scales(const QuantizeWeights& q, int64_t k, int6
   return finite;
 }
 
-// Codes of values that lie within the grid, as all finite ones do under the scale chosen from them.
+// Codes of values that lie within the grid, as all finite ones do under the scale chosen from them. `next` values on, what is
+// read afterwards is asked for: here the memory would rest otherwise.
 template <typename T>
-TORCHQAT_INLINE void quantize_inside(const T* x, int64_t count, const Grid& grid, int8_t* codes) {
+TORCHQAT_INLINE void quantize_inside(const T* x, int64_t count, int64_t next, const Grid& grid, int8_t* codes) {
   const Vec scale(grid.scale), reciprocal(grid.reciprocal);
   const auto block = [&](const T* from, int8_t* to) __attribute__((always_inline)) {
     constexpr int vectors = 64 / Vec::size;
@@ -133,6 +138,7 @@ TORCHQAT_INLINE void quantize_inside(const T* x, int64_t count, const Grid& grid
     Vec farthest(0.0f);
 #pragma GCC unroll 16
     for (int w = 0; w < vectors; ++w) {
+      if (w * Vec::size * sizeof(T) % 64 == 0) __builtin_prefetch(from + next + w * Vec::size);
       const Vec product = Vec::load(from + w * Vec::size) * reciprocal;
       nearest[w] = round_even(product);
       farthest = lane_max_bits(numerics::rounding_distance(product, nearest[w]), farthest);
@@ -150,7 +156,7 @@ TORCHQAT_INLINE void quantize_inside(const T* x, int64_t count, const Grid& grid
     T rest[64] = {};
     int8_t rest_codes[64];
     std::memcpy(rest, x + j, static_cast<size_t>(count - j) * sizeof(T));
-    block(rest, rest_codes);
+    block(rest, rest_codes);  // asks for what lies beside the copy, which harms nobody
     std::memcpy(codes + j, rest_codes, static_cast<size_t>(count - j));
   }
 }
@@ -166,22 +172,24 @@ void quantize_pack_of(const QuantizeWeights& q, const PackedS8& packed, int64_t 
   const float* scale = q.chosen_scale != nullptr ? q.chosen_scale : q.scale;
   const int64_t stride = q.chosen_scale != nullptr ? 1 : q.stride;
   for (int64_t p = panel_begin; p < panel_end; ++p) {
-    const int64_t first = p * kPanelColumns;
-    uint64_t inside = 0;
-    if (q.chosen_scale != nullptr) {
-      inside = choose_scales<T>(q, packed.k, first, std::min(kPanelColumns, packed.n - first));
+    int64_t first = 0;
+    uint32_t inside = 0;
+    const auto begin = [&](int64_t row, int64_t rows) __attribute__((always_inline)) {
+      if (q.chosen_scale == nullptr) return;
+      first = row;
+      inside = choose_scales<T>(q, packed.k, row, rows);
       if (-q.quant_max < q.quant_min || q.quant_max > 127.0f) inside = 0;
-    }
-    pack_panel<Block>(packed, p, [&](int64_t row, int64_t k, int64_t count, int8_t* out) {
+    };
+    pack_panel<Block>(packed, p, begin, [&](int64_t row, int64_t k, int64_t count, int8_t* out) {
       const Grid grid(scale[row * stride], 0.0f, q.quant_min, q.quant_max);
-      // Sixty-four rows take turns, too short runs for the hardware to see: their next blocks are asked for here.
+      // Sixteen rows take turns, too short runs for the hardware to see: their next blocks are asked for here.
       const char* next = reinterpret_cast<const char*>(static_cast<const T*>(q.weight) + row * packed.k + k + count);
       if (q.chosen_scale == nullptr) {
         for (int64_t line = 0; line < count * static_cast<int64_t>(sizeof(T)); line += 64) __builtin_prefetch(next + line);
       }
       uint8_t* mask = q.mask != nullptr ? q.mask + row * ld_mask + k / 8 : nullptr;
       if ((inside >> (row - first) & 1) != 0) {
-        quantize_inside(static_cast<const T*>(q.weight) + row * packed.k + k, count, grid, out);
+        quantize_inside(static_cast<const T*>(q.weight) + row * packed.k + k, count, kBlockRows * packed.k, grid, out);
         if (mask != nullptr) fill_mask(mask, count);
         return;
       }

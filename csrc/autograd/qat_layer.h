@@ -10,7 +10,7 @@ using torch::autograd::AutogradContext;
 using torch::autograd::Variable;
 using torch::autograd::variable_list;
 
-// One list in the context: every entry of its own costs as much as a small layer's product.
+// One integer in the context: an entry of its own, or a list's memory, costs as much as a small layer's product.
 struct LayerNumbers {
   CodeRanges ranges{};
   bool input_learned = false, weight_learned = false, has_bias = false;
@@ -20,28 +20,33 @@ struct LayerNumbers {
   double input_grad_scale = 1.0, weight_grad_scale = 1.0;
 
   void save(AutogradContext* ctx) const {
-    const auto number = [](auto v) { return static_cast<int64_t>(v); };
-    ctx->saved_data["numbers"] =
-        std::vector<int64_t>{ranges.input_min,     ranges.input_max,       ranges.weight_min,     ranges.weight_max,
-                             number(input_learned), number(weight_learned), number(has_bias),      number(input_dtype),
-                             number(weight_dtype),  number(bias_dtype),     group_size,            number(way)};
+    Bits bits;
+    const auto put = [&](int64_t value, int width) { bits.put(value, width); };
+    put(ranges.input_min + 128, 9);
+    put(ranges.input_max + 128, 9);
+    put(ranges.weight_min + 128, 9);
+    put(ranges.weight_max + 128, 9);
+    for (const bool flag : {input_learned, weight_learned, has_bias}) put(flag ? 1 : 0, 1);
+    for (const auto dtype : {input_dtype, weight_dtype, bias_dtype}) put(static_cast<int64_t>(dtype), 7);
+    put(static_cast<int64_t>(way), 2);
+    ctx->saved_data["numbers"] = bits.value;
+    if (group_size > 0) ctx->saved_data["group_size"] = group_size;
     if (input_learned || weight_learned) {
       ctx->saved_data["grad_scales"] = std::vector<double>{input_grad_scale, weight_grad_scale};
     }
   }
 
   explicit LayerNumbers(AutogradContext* ctx) {
-    const auto n = ctx->saved_data["numbers"].toIntVector();
-    const auto dtype = [](int64_t v) { return static_cast<at::ScalarType>(v); };
-    ranges = {n[0], n[1], n[2], n[3]};
-    input_learned = n[4] != 0;
-    weight_learned = n[5] != 0;
-    has_bias = n[6] != 0;
-    input_dtype = dtype(n[7]);
-    weight_dtype = dtype(n[8]);
-    bias_dtype = dtype(n[9]);
-    group_size = n[10];
-    way = static_cast<Backward>(n[11]);
+    Bits bits{ctx->saved_data["numbers"].toInt()};
+    ranges.input_min = bits.take(9) - 128;
+    ranges.input_max = bits.take(9) - 128;
+    ranges.weight_min = bits.take(9) - 128;
+    ranges.weight_max = bits.take(9) - 128;
+    for (bool* flag : {&input_learned, &weight_learned, &has_bias}) *flag = bits.take(1) != 0;
+    for (auto* dtype : {&input_dtype, &weight_dtype, &bias_dtype}) *dtype = static_cast<at::ScalarType>(bits.take(7));
+    way = static_cast<Backward>(bits.take(2));
+    const auto group = ctx->saved_data.find("group_size");
+    if (group != ctx->saved_data.end()) group_size = group->second.toInt();
     if (input_learned || weight_learned) {
       const auto scales = ctx->saved_data["grad_scales"].toDoubleVector();
       input_grad_scale = scales[0];
@@ -56,6 +61,24 @@ struct LayerNumbers {
         input_dtype(input.scalar_type()), weight_dtype(weight.scalar_type()),
         bias_dtype(bias.has_value() ? bias->scalar_type() : at::kFloat), group_size(group), way(backward),
         input_grad_scale(input_scale), weight_grad_scale(weight_scale) {}
+
+ private:
+  // Numbers that are not negative side by side in 63 bits, taken in the order they were put in.
+  struct Bits {
+    int64_t value = 0;
+    int at = 0;
+
+    void put(int64_t number, int width) {
+      TORCH_INTERNAL_ASSERT(number >= 0 && number < int64_t{1} << width && at + width < 64);
+      value |= number << at;
+      at += width;
+    }
+    int64_t take(int width) {
+      const int64_t number = value >> at & ((int64_t{1} << width) - 1);
+      at += width;
+      return number;
+    }
+  };
 };
 
 inline c10::string_view name_of(Backward way) {

@@ -8,6 +8,7 @@
 #include "cpu/kernels/grad_limbs.h"
 #include "cpu/kernels/grad_panels.h"
 #include "cpu/kernels/panels.h"
+#include "cpu/output.h"
 #include "numerics/limbs.h"
 
 namespace torchqat {
@@ -20,8 +21,6 @@ template <typename T>
 T* data(const at::Tensor& t) {
   return static_cast<T*>(t.mutable_data_ptr());
 }
-
-at::Tensor buffer(int64_t size, at::ScalarType dtype) { return at::empty({size}, dtype); }
 
 cpu::GradSource source_of(const GradProblem& p) {
   cpu::GradSource s;
@@ -40,7 +39,7 @@ class Scratch {
  public:
   static int64_t padded(int64_t bytes) { return (bytes + 63) / 64 * 64; }
 
-  explicit Scratch(int64_t bytes) : memory_(buffer(bytes + 64, at::kByte)), at_(data<uint8_t>(memory_)) {
+  explicit Scratch(int64_t bytes) : memory_(cpu::result_bytes(bytes + 64)), at_(data<uint8_t>(memory_)) {
     at_ += (64 - reinterpret_cast<uintptr_t>(at_) % 64) % 64;
   }
   template <typename T>

@@ -7,6 +7,7 @@
 
 #include "cpu/isa.h"
 #include "cpu/kernels/panels.h"
+#include "cpu/output.h"
 #include "cpu/scalar_value.h"
 #include "ops/linear_int8.h"
 #include "ops/packed_header.h"
@@ -67,7 +68,7 @@ InputQParams read_input_qparams(const char* op, const at::Tensor& scale, const a
   q.scale = read_scale(op, "input_scale", scale, learned);
   q.stride = q.scale.numel() == 1 ? 0 : 1;
   const int64_t count = q.scale.numel();
-  q.zero_point = at::empty({count}, at::kInt);
+  q.zero_point = cpu::result_of({count}, at::kInt);
   auto* out = q.zero_point.mutable_data_ptr<int32_t>();
   if (at::isFloatingType(zero_point.scalar_type())) {
     const at::Tensor rounded = zero_point.detach().to(at::kFloat).round().clamp(quant_min, quant_max).contiguous();
@@ -140,9 +141,9 @@ void for_each_block(int64_t rows, int64_t panels, int64_t row_bytes,
 QuantizedRows quantize_rows(const at::Tensor& input, int64_t rows, int64_t k, const InputQParams& qparams, bool with_mask) {
   QuantizedRows out;
   const int64_t k_padded = cpu::padded64(k), mask_bytes = (k + 7) / 8;
-  out.codes = at::empty({rows, k_padded}, input.options().dtype(at::kByte));
-  out.nan_rows = at::empty({rows}, input.options().dtype(at::kByte));
-  if (with_mask) out.mask = at::empty({rows, mask_bytes}, input.options().dtype(at::kByte));
+  out.codes = cpu::result_of({rows, k_padded}, at::kByte);
+  out.nan_rows = cpu::result_of({rows}, at::kByte);
+  if (with_mask) out.mask = cpu::result_of({rows, mask_bytes}, at::kByte);
   cpu::QuantizeRows q;
   q.input = input.const_data_ptr();
   q.type = float_type(input.scalar_type());
@@ -168,7 +169,7 @@ QuantizedRows quantize_rows(const at::Tensor& input, int64_t rows, int64_t k, co
 
 at::Tensor int8_gemm(const QuantizedRows& x, int64_t rows, const InputQParams& qparams, const Int8Weight& weight,
                      const at::Tensor& weight_scale, const std::optional<at::Tensor>& bias, at::ScalarType dtype) {
-  at::Tensor y = at::empty({rows, weight.n}, x.codes.options().dtype(at::kFloat));
+  at::Tensor y = cpu::result_of({rows, weight.n}, at::kFloat);
   cpu::GemmU8S8 g;
   g.m = rows;
   g.n = weight.n;

@@ -45,8 +45,10 @@ at::Tensor result_like(const at::Tensor& x) {
   return at::detail::empty_strided_generic(x.sizes(), x.strides(), &allocator, cpu_keys, x.scalar_type());
 }
 
-at::Tensor result_bytes(int64_t count) {
-  return at::detail::empty_generic({count}, &allocator, cpu_keys, at::kByte, std::nullopt);
+at::Tensor result_bytes(int64_t count) { return result_of({count}, at::kByte); }
+
+at::Tensor result_of(at::IntArrayRef sizes, at::ScalarType dtype) {
+  return at::detail::empty_generic(sizes, &allocator, cpu_keys, dtype, std::nullopt);
 }
 
 }  // namespace torchqat::cpu

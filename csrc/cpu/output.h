@@ -12,4 +12,7 @@ at::Tensor result_like(const at::Tensor& x);
 // The same for bytes.
 at::Tensor result_bytes(int64_t count);
 
+// The same, contiguous, of these sizes: an at::empty that does not go through the dispatcher.
+at::Tensor result_of(at::IntArrayRef sizes, at::ScalarType dtype);
+
 }  // namespace torchqat::cpu

@@ -5,6 +5,7 @@
 #include "cpu/int8_gemm.h"
 #include "cpu/isa.h"
 #include "cpu/kernels/panels.h"
+#include "cpu/output.h"
 #include "cpu/range_state.h"
 #include "ops/linear_int8.h"
 
@@ -25,13 +26,13 @@ QuantizedWeightTensors quantize_weight(const char* op, const at::Tensor& weight,
     q.scale = scale.const_data_ptr<float>();
     q.stride = scale.numel() == 1 ? 0 : 1;
   } else {
-    scale = at::empty({n}, weight.options().dtype(at::kFloat));
+    scale = cpu::result_of({n}, at::kFloat);
     q.chosen_scale = scale.mutable_data_ptr<float>();
   }
   q.quant_min = static_cast<float>(quant_min);
   q.quant_max = static_cast<float>(quant_max);
   if (with_mask) {
-    mask = at::empty({n, (k + 7) / 8}, weight.options().dtype(at::kByte));
+    mask = cpu::result_of({n, (k + 7) / 8}, at::kByte);
     q.mask = mask.mutable_data_ptr<uint8_t>();
   }
   const cpu::PackedS8 target = int8_weight_target(packed, n, k);
@@ -172,21 +173,23 @@ Gradients backward_cpu(const at::Tensor& grad_output, const at::Tensor& codes, c
   };
   p.mask = check_mask(mask, "mask", p.m);
   p.weight_mask = check_mask(weight_mask, "weight_mask", p.n);
-  p.grad = grad_output.contiguous().view({p.m, p.n});
+  p.grad = grad_output.contiguous();
+  if (p.grad.dim() != 2) p.grad = p.grad.view({p.m, p.n});
   p.codes = codes.contiguous();
   p.weight_scale = read_scale(op, "weight_scale", weight_scale, /*learned=*/true);
   const InputQParams qparams =
       read_input_qparams(op, input_scale, input_zero_point, input_quant_min, input_quant_max, /*learned=*/true);
   p.qparams = &qparams;
-  auto sizes = grad_output.sizes().vec();
+  at::DimVector sizes(grad_output.sizes());
   sizes.back() = k;
-  const auto options = grad_output.options();
-  const at::Tensor grad_input = at::empty(wanted[0] ? sizes : std::vector<int64_t>{0}, options.dtype(input_dtype));
-  const at::Tensor grad_weight = at::empty(wanted[1] ? std::vector<int64_t>{p.n, k} : std::vector<int64_t>{0},
-                                           options.dtype(weight_dtype));
-  const at::Tensor grad_bias = at::empty({wanted[2] ? p.n : 0}, options.dtype(at::kFloat));
+  const auto result = [](bool is_wanted, at::IntArrayRef of, at::ScalarType dtype) {
+    return is_wanted ? cpu::result_of(of, dtype) : cpu::result_of({0}, dtype);
+  };
+  const at::Tensor grad_input = result(wanted[0], sizes, input_dtype);
+  const at::Tensor grad_weight = result(wanted[1], {p.n, k}, weight_dtype);
+  const at::Tensor grad_bias = result(wanted[2], {p.n}, at::kFloat);
   GradResults out;
-  if (wanted[0]) out.input = grad_input.view({p.m, k});
+  if (wanted[0]) out.input = sizes.size() == 2 ? grad_input : grad_input.view({p.m, k});
   if (wanted[1]) out.weight = grad_weight;
   if (wanted[2]) out.bias = grad_bias;
   if (p.m == 0 || p.n == 0 || k == 0) {

@@ -3,6 +3,7 @@
 
 #include "cpu/block_view.h"
 #include "cpu/kernels/quantize_groups.h"
+#include "cpu/output.h"
 #include "cpu/range_state.h"
 #include "numerics/qparams.h"
 #include "ops/qparams.h"
@@ -71,8 +72,7 @@ std::tuple<at::Tensor, at::Tensor> observe_minmax(const at::Tensor& input, at::T
     *nonfinite_count.mutable_data_ptr<int64_t>() += block_ranges(x, blocks, &lo, &hi);
     float *low = min_val.mutable_data_ptr<float>(), *high = max_val.mutable_data_ptr<float>();
     numerics::merge_range(lo, hi, static_cast<float>(averaging_constant), *low, *high);
-    at::Tensor scale = at::empty(min_val.sizes(), x.options().dtype(at::kFloat));
-    at::Tensor zero_point = at::empty(min_val.sizes(), x.options().dtype(at::kInt));
+    at::Tensor scale = result_of(min_val.sizes(), at::kFloat), zero_point = result_of(min_val.sizes(), at::kInt);
     range_kernels().qparams_f32(low, high, 1, static_cast<int>(quant_min), static_cast<int>(quant_max), symmetric,
                                 scale.mutable_data_ptr<float>(), zero_point.mutable_data_ptr<int32_t>());
     return {scale, zero_point};

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "cpu/large_pages.h"
+#include "cpu/output.h"
 
 namespace torchqat {
 namespace {
@@ -44,7 +45,7 @@ PackedHeaderWords packed_header_words(PackedFormat format, uint32_t version, con
 at::Tensor make_packed(PackedFormat format, uint32_t version, const PackedSizes& sizes, int64_t payload,
                        bool lasting) {
   const int64_t bytes = kPackedHeaderBytes + payload;
-  at::Tensor packed = lasting ? empty_on_large_pages(bytes) : at::empty({bytes}, at::kByte);
+  at::Tensor packed = lasting ? empty_on_large_pages(bytes) : cpu::result_bytes(bytes);
   const PackedHeaderWords header = packed_header_words(format, version, sizes);
   std::memcpy(packed.mutable_data_ptr<uint8_t>(), header.data(), sizeof(header));
   return packed;

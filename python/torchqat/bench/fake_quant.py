@@ -19,6 +19,8 @@ from torchqat.bench.harness import Report, at_least, at_most, kept_memory, saved
 FULL = 4096  # side of the weight matrices: 16M elements
 COPY, ATEN = "copy_", "torch.fake_quantize_per_tensor_affine"
 IDENTITY = "autograd identity that copies"
+# What Python and the autograd engine take for a step without arithmetic: small tensors cannot go below it, on any thread count.
+NOTHING = "autograd identity that does nothing (a view)"
 LEARNABLE = "torch._fake_quantize_learnable_per_tensor_affine"
 
 
@@ -110,6 +112,7 @@ def _per_tensor(report: Report, numel: int, label: str, large: bool) -> None:
         calls = {
             ATEN: _step(lambda t: torch.fake_quantize_per_tensor_affine(t, 0.02, 3, -128, 127), x, grad),
             IDENTITY: _step(CopyIdentity.apply, x, grad),
+            NOTHING: _step(lambda t: t.view_as(t), x, grad),
             "fake_quantize": _step(lambda t: ops.fake_quantize(t, scale, zero_point, [], -128, 127), x, grad),
         }
         bound = 2.2 if "fresh" in memory else 6
@@ -182,7 +185,10 @@ def _int4_groups(report: Report, side: int, large: bool) -> None:
         return ((q + (q.round().clamp(-8, 7) - q).detach()) * s).view(side, side)
 
     for memory in _memory_modes(large):
-        calls = {ours: _step(lambda t: ops.fake_quantize_dynamic(t, [1, 32], -8, 7, True), w, grad)}
+        calls = {
+            ours: _step(lambda t: ops.fake_quantize_dynamic(t, [1, 32], -8, 7, True), w, grad),
+            IDENTITY: _step(CopyIdentity.apply, w, grad),
+        }
         targets = []
         if peer is not None:
             calls[eager] = _step(peer, w, grad)

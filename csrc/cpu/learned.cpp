@@ -1,11 +1,14 @@
 // CPU kernels of fake_quantize_learned and fake_quantize_pact: tensors to pointers, threads, the fixed order of the scale's sums.
 #include "ops/torch_headers.h"
 
+#include <ATen/EmptyTensor.h>
+
 #include <cmath>
 
 #include "cpu/block_view.h"
 #include "cpu/kernels/learned.h"
 #include "cpu/output.h"
+#include "cpu/scalar_value.h"
 #include "numerics/learned.h"
 #include "ops/learned.h"
 #include "ops/qparams.h"
@@ -44,6 +47,10 @@ class UsedQParams {
 
   void take_zero_point(const char* op, const at::Tensor& zero_point, int64_t quant_min, int64_t quant_max) {
     const double low = static_cast<double>(quant_min), high = static_cast<double>(quant_max);
+    if (in_place(zero_point, at::kInt)) {  // without the dispatcher, whose calls a small input would notice
+      zero_point_.push_back(static_cast<int32_t>(numerics::learned_zero_point(number_value(zero_point), low, high)));
+      return;
+    }
     const at::Tensor points = zero_point.to(at::kDouble).contiguous();
     const double* z = points.const_data_ptr<double>();
     zero_point_.resize(points.numel());
@@ -140,7 +147,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> run_backward(void (*const kernels
     sum_blocks(args, kernels[static_cast<int>(float_type(x.scalar_type()))], sums.data(), dz);
   }
   const auto finish = [&](const double* sum, const at::Tensor& like) {
-    at::Tensor result = at::empty(like.sizes(), like.options().dtype(like.scalar_type() == at::kFloat ? at::kFloat : at::kDouble));
+    at::Tensor result = at::detail::empty_cpu(like.sizes(), like.scalar_type() == at::kFloat ? at::kFloat : at::kDouble);
     if (result.scalar_type() == at::kFloat) {
       float* to = result.mutable_data_ptr<float>();
       for (int64_t i = 0; i < entries; ++i) to[i] = static_cast<float>(sum[i] * grad_scale);
@@ -150,7 +157,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> run_backward(void (*const kernels
     }
     return result.scalar_type() == like.scalar_type() ? result : result.to(like.scalar_type());
   };
-  return {dx, finish(sums.data(), scale), with_zero_point ? finish(dz, *zero_point) : at::empty({0}, scale.options())};
+  return {dx, finish(sums.data(), scale), with_zero_point ? finish(dz, *zero_point) : at::detail::empty_cpu({0}, scale.scalar_type())};
 }
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> backward(const at::Tensor& grad, const at::Tensor& input, const at::Tensor& scale,

@@ -209,3 +209,45 @@ def test_opcheck_compile_and_script():
             results.append([y.detach()] + [t.grad for t in leaves])
         for other in results[1:]:
             assert all(same(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+def _quotients_at_risk():
+    """Pairs x, s with |x / s| < 0.5: every mantissa pattern that makes a quotient hard to round, and exponents at and beyond the
+    range in which a kernel may do without the division."""
+    rng = np.random.default_rng(0)
+    n = 1 << 17
+    s = np.exp2(rng.integers(-60, 60, n)).astype(np.float32) * rng.uniform(1, 2, n).astype(np.float32)
+    s[::5] = np.nextafter(np.exp2(rng.integers(-60, 60, s[::5].size)).astype(np.float32), np.float32(0))  # mantissas of ones
+    s[1::5] = np.nextafter(s[1::5], np.float32(np.inf))
+    wanted = (np.exp2(-rng.uniform(1.01, 30, n)) * rng.choice([-1, 1], n)).astype(np.float32)
+    middle = wanted.astype(np.float64) + np.spacing(wanted).astype(np.float64) / 2  # quotients halfway between two floats
+    x = (middle * s.astype(np.float64)).astype(np.float32)
+    x[::7] = np.nextafter(x[::7], np.float32(0))
+    x[3::11] = rng.choice([0.0, -0.0, 1e-38, -1e-40, 1e-45], x[3::11].size).astype(np.float32)
+    return torch.from_numpy(x), torch.from_numpy(s)
+
+
+@pytest.mark.parametrize("path", ISAS)
+def test_the_scales_gradient_divides_exactly(path):
+    torch.ops.torchqat._set_cpu_isa(path)
+    x, s = _quotients_at_risk()
+    rows = torch.zeros(x.numel(), 16)
+    rows[:, 5] = x
+    dy = torch.zeros_like(rows)
+    dy[:, 5] = 1
+    # The slope inside is rint(x / s) - x / s, and rint(x / s) is 0.
+    _, ds, _ = torch.ops.torchqat._fake_quantize_learned_backward(dy, rows, s[:, None], None, [1, 16], -8, 7, 1.0)
+    assert torch.equal(ds.flatten(), -(x / s))
+
+
+def test_where_nothing_is_finite_the_scales_gradient_still_divides():
+    x = torch.tensor([1.0, torch.inf, -torch.inf, torch.nan, 3e38, -3e38, 1e-44, 2.0]).repeat(4)
+    for s in (1e-20, 1.0, 1e20):
+        scale = torch.tensor(s, requires_grad=True)
+        gradients = []
+        for path in ISAS:
+            torch.ops.torchqat._set_cpu_isa(path)
+            scale.grad = None
+            torch.ops.torchqat.fake_quantize_learned(x, scale, None, [], -8, 7, 1.0).nan_to_num().sum().backward()
+            gradients.append(scale.grad.item())
+        assert len(set(map(str, gradients))) == 1

@@ -4,7 +4,7 @@ from torchqat._load import build_info, cmake_prefix_path, load_library
 
 load_library()
 
-from torchqat import nn, observers  # the modules need the ops
+from torchqat import distributed, nn, observers  # the modules need the ops
 from torchqat.checkpoint import load, save
 from torchqat.config import QConfig, QuantSpec
 from torchqat.convert import convert, integer_weights
@@ -33,6 +33,7 @@ __all__ = [
     "cmake_prefix_path",
     "convert",
     "coverage",
+    "distributed",
     "export_onnx",
     "freeze_batch_norm",
     "freeze_observers",

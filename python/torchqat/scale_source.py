@@ -111,9 +111,10 @@ class ScaleSource(nn.Module):
             scale = torch.zeros((), device=device)
             zero_point = torch.zeros((), device=device)
         self.base_scale = scale.clone()
-        self.log_scale = nn.Parameter(torch.zeros_like(scale))
+        # Parameters have a dimension, even of one element: FSDP2 shards no scalars.
+        self.log_scale = nn.Parameter(torch.zeros_like(torch.atleast_1d(scale)))
         if spec.estimator == "lsq+":
-            self.zero_point = nn.Parameter(zero_point.to(scale.dtype))
+            self.zero_point = nn.Parameter(torch.atleast_1d(zero_point.to(scale.dtype)))
 
     def blocks(self, dim: int) -> list[int]:
         """block_size of an input with that many dimensions."""
@@ -178,10 +179,11 @@ class ScaleSource(nn.Module):
         assert log_scale is not None and base_scale is not None
         if not self.initialized and self.training and self.observer_enabled:
             self._start(x)
+        log_scale = log_scale.reshape(base_scale.shape)
         scale = self.stored(scale_of(log_scale, base_scale, self.power_of_two, self.smallest_scale))
         zero_point = self.zero_point
         if zero_point is not None:
-            return scale, zero_point
+            return scale, zero_point.reshape(base_scale.shape)
         return scale, torch.zeros_like(scale, dtype=torch.int32)
 
     @torch.jit.unused
@@ -314,8 +316,11 @@ class ScaleSource(nn.Module):
         return apply_keeping_dtype(self, super()._apply, fn, ("base_scale", "log_scale", "zero_point"), recurse)
 
     @torch.jit.ignore
-    def _load_from_state_dict(self, *args, **kwargs):
-        super()._load_from_state_dict(*args, **kwargs)
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        for name in ("log_scale", "zero_point"):
+            if f"{prefix}{name}" in state_dict:  # scalars, in earlier checkpoints
+                state_dict[f"{prefix}{name}"] = torch.atleast_1d(state_dict[f"{prefix}{name}"])
+        super()._load_from_state_dict(state_dict, prefix, *args)
         if self.learned and not self.is_weight:
             self.initialized = bool((self.base_scale > 0).all())
 

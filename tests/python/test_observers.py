@@ -5,8 +5,10 @@ import pickle
 
 import pytest
 import torch
+from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+import torchqat
 from torchqat import FakeQuantize, QuantSpec
 from torchqat.observers import HistogramObserver, RangeObserver
 
@@ -138,3 +140,20 @@ def test_histogram_observers_in_a_module(observer):
     module.eval()
     assert (module(x) - x).abs().max() < 0.5
     assert module.spec().observer == observer
+
+
+@pytest.mark.parametrize("observer", ["mse", "percentile"])
+@pytest.mark.parametrize("layer", [nn.Linear(8, 4), nn.Conv1d(8, 4, 1), nn.Conv2d(8, 4, 1)], ids=lambda m: type(m).__name__)
+def test_a_training_layer_fills_its_histogram(layer, observer):
+    spec = torchqat.QuantSpec("uint8", symmetric=False, observer=observer)
+    config = torchqat.QConfig(weight=torchqat.QuantSpec("int8", granularity="channel"), activation=spec)
+    model = torchqat.prepare_qat(nn.Sequential(layer), config).train()
+    alone = torchqat.FakeQuantize(dtype="uint8", observer=observer).train()
+    for seed in range(2):
+        x = torch.randn(8, 8, 6, 1, generator=torch.Generator().manual_seed(seed))
+        x = {nn.Linear: x[..., 0].movedim(1, -1), nn.Conv1d: x[..., 0], nn.Conv2d: x}[type(layer)]
+        model(x)
+        alone(x)
+    found = model[0].activation_fake_quant.observer
+    assert found.histogram.sum() == 2 * x.numel() and torch.equal(found.histogram, alone.observer.histogram)
+    assert torch.equal(found.qparams()[0], alone.observer.qparams()[0])

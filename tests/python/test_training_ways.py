@@ -7,10 +7,10 @@ import functools
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import GROUPED, INTEGER
+from processes import in_processes
 from torch import nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
@@ -230,20 +230,6 @@ def test_gradient_accumulation_in_a_reuse_scope_with_checkpointing():
 
 
 # Processes. Functions of this module, so that a spawned process finds them.
-
-
-def _in_group(rank, world, folder, work):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=world)
-    try:
-        torch.save(work(rank, world), f"{folder}/{rank}.pt")
-    finally:
-        dist.destroy_process_group()
-
-
-def in_processes(work, folder, world=2):
-    mp.spawn(_in_group, (world, str(folder), work), nprocs=world)
-    return [torch.load(f"{folder}/{rank}.pt") for rank in range(world)]
 
 
 def _ddp(rank, world, frozen):

@@ -39,7 +39,7 @@ class LinearLayer(QatLayer):
         activation, weight = self.activation_fake_quant, self.weight_fake_quant
         self.plain_scales = (
             self.integer
-            and isinstance(activation.observer, RangeObserver)
+            and type(activation.observer) is RangeObserver  # a histogram takes more than the range
             and activation.range_factor == 1.0
             and activation.estimator == weight.estimator == "ste"
             and not (activation.round_scale or weight.round_scale or weight.by_level or weight.by_mse)

@@ -21,6 +21,7 @@ def quantize_ptq(
     method: str = "minmax",
     *,
     overrides: dict | None = None,
+    example_inputs=None,
 ) -> nn.Module:
     """A converted model whose static activation ranges come from the calibration batches; no weight is trained.
 
@@ -30,7 +31,7 @@ def quantize_ptq(
             weight-only schemes.
         method: "minmax" takes the extremes over all batches, "ema" their moving average; "percentile", "mse" and "histogram" are
             those observers of QuantSpec, and "mse" also takes weight scales of least squared error.
-        overrides: as prepare_qat's.
+        overrides, example_inputs: as prepare_qat's, so that integer forms and bare parameters are quantised here as there.
 
     Raises:
         ValueError: unknown method.
@@ -47,7 +48,7 @@ def quantize_ptq(
         raise ValueError(f"quantize_ptq: method must be one of {', '.join(_METHODS)}, got {method!r}")
     qconfig = _with_method(QConfig.int8() if qconfig is None else qconfig, method)
     overrides = {key: _with_method(value, method) for key, value in (overrides or {}).items()}
-    prepared = prepare_qat(model, qconfig, overrides=overrides).eval()
+    prepared = prepare_qat(model, qconfig, overrides=overrides, example_inputs=example_inputs).eval()
     calibrate(prepared, calibration_batches)
     return convert(prepared, inplace=True)
 

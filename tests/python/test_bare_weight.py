@@ -24,8 +24,8 @@ class Batched(nn.Module):
         self.down_proj = nn.Parameter(torch.randn(EXPERTS, HIDDEN, WIDTH))
 
     def forward(self, x):
-        gate, up = torch.bmm(x.view(EXPERTS, -1, WIDTH), self.gate_up_proj).chunk(2, -1)
-        return torch.bmm(up * F.silu(gate), self.down_proj).reshape(-1, WIDTH)
+        gate, up = torch.bmm(x.view(self.gate_up_proj.size(0), -1, x.size(-1)), self.gate_up_proj).chunk(2, -1)
+        return torch.bmm(up * F.silu(gate), self.down_proj).reshape(x.shape)
 
 
 class Routed(nn.Module):
@@ -211,6 +211,19 @@ def test_compiles_and_exports(kind):
             torch.testing.assert_close(program.module()(x), model(x))
 
 
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("kind", [Batched, Einsum])
+def test_scripts(kind, scheme, tmp_path):
+    prepared = prepared_of(kind, scheme).eval()
+    converted = torchqat.convert(prepared)
+    x = tokens(1)
+    assert torch.equal(torch.jit.script(prepared)(x), prepared(x))
+    scripted = torch.jit.script(converted)
+    assert torch.equal(scripted(x), converted(x))
+    torch.jit.freeze(scripted).save(str(tmp_path / "model.pt"))
+    assert torch.equal(torch.jit.load(str(tmp_path / "model.pt"))(x), converted(x))
+
+
 def test_a_weight_is_rounded_once_in_a_forward_and_its_gradient_is_not_lost():
     class ReadsFirst(Routed):
         def forward(self, x):
@@ -282,3 +295,13 @@ def test_file_and_memory_are_small(tmp_path):
     numel = sum(p.numel() for p in prepared.parameters())
     assert held < numel * 1.6  # a half for the code, one float32 scale for four, headers
     assert torchqat.coverage(converted).share == 1.0
+
+
+def test_without_training():
+    batches = [tokens(seed) for seed in range(3)]
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(WIDTH, WIDTH), Routed())
+    quantised = torchqat.quantize_ptq(model, QConfig.int8(), batches, example_inputs=batches[0])
+    assert {row.name for row in torchqat.coverage(quantised).rows if row.quantized} == {"0", "1.gate_up_proj_quant", "1.down_proj_quant"}
+    exact = model(batches[0])
+    assert 0 < (quantised(batches[0]) - exact).norm() < 0.1 * exact.norm()

@@ -7,6 +7,7 @@ module's forward stays its author's, and the child can be any other layer: one t
 
 import copy
 import functools
+import linecache
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,17 @@ class FloatWeight(nn.Module):
 
 class Holder:
     """Mixed into the class of a module whose weights were moved."""
+
+    def __call__(self, *args, **kwargs):
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+            return super().__call__(*args, **kwargs)
+        # A weight is computed once for a forward, however often it is read.
+        before = self.__dict__.get("_computed")
+        self.__dict__["_computed"] = {}
+        try:
+            return super().__call__(*args, **kwargs)
+        finally:
+            self.__dict__["_computed"] = before
 
     def __reduce_ex__(self, protocol):
         # The class is made here, so it cannot be found by its name.
@@ -59,37 +71,38 @@ def held_names(module: nn.Module) -> tuple[str, ...]:
 
 @functools.lru_cache(maxsize=None)
 def _holder_class(base: type, names: tuple[str, ...]) -> type:
-    @functools.wraps(base.forward)
-    def forward(self, *args, **kwargs):
-        if torch.compiler.is_compiling() or torch.jit.is_tracing():
-            return base.forward(self, *args, **kwargs)
-        # Computed once for a forward, however often it is read.
-        before = self.__dict__.get("_computed")
-        self.__dict__["_computed"] = {}
-        try:
-            return base.forward(self, *args, **kwargs)
-        finally:
-            self.__dict__["_computed"] = before
-
     attributes = {name: _attribute(name) for name in names}
-    return type(base.__name__, (Holder, base), {**attributes, "forward": forward, "held_base": base, "held_names": names})
+    return type(base.__name__, (Holder, base), {**attributes, "held_base": base, "held_names": names})
+
+
+# Source, because torch.jit.script compiles properties from theirs, and cannot look a child up by a name in a variable.
+_PROPERTY = """
+def computed(self) -> Tensor:
+    if torch.jit.is_scripting():
+        return self.{child}()
+    else:
+        return read(self, "{child}")
+"""
 
 
 def _attribute(name: str) -> property:
-    child = child_of(name)
+    source, file = _PROPERTY.format(child=child_of(name)), f"<torchqat bare weight {name}>"
+    linecache.cache[file] = (len(source), None, source.splitlines(True), file)
+    scope = {"torch": torch, "Tensor": Tensor, "read": _read}
+    exec(compile(source, file, "exec"), scope)
+    return property(scope["computed"])
 
-    def computed(self) -> Tensor:
-        if torch.compiler.is_compiling():
-            return self._modules[child]()
-        known = self.__dict__.get("_computed")
-        if known is None:
-            return self._modules[child]()
-        key = name, torch.is_grad_enabled()
-        if key not in known:
-            known[key] = self._modules[child]()
-        return known[key]
 
-    return property(computed)
+def _read(module: nn.Module, child: str) -> Tensor:
+    if torch.compiler.is_compiling():
+        return module._modules[child]()
+    known = module.__dict__.get("_computed")
+    if known is None:
+        return module._modules[child]()
+    key = child, torch.is_grad_enabled()
+    if key not in known:
+        known[key] = module._modules[child]()
+    return known[key]
 
 
 def _remake(base: type, names: tuple[str, ...]) -> nn.Module:

@@ -14,8 +14,10 @@
 namespace torchqat {
 namespace {
 
-// Below this much of rows times panels a second thread costs more than it brings.
-constexpr int64_t kSerialBytes = 1 << 18;
+// Below these a second thread costs more than it brings: bytes read or written, and multiplications.
+constexpr int64_t kSerialBytes = 1 << 18, kSerialWork = 1 << 22;
+// To make a panel costs as much as so many rows that are multiplied by it.
+constexpr int64_t kPanelRows = 32;
 
 template <typename T>
 T* data(const at::Tensor& t) {
@@ -33,6 +35,9 @@ cpu::GradSource source_of(const GradProblem& p) {
   if (p.qparams->stride == 1) s.row_factor = p.qparams->scale.const_data_ptr<float>();
   return s;
 }
+
+// Rows of the gradient that a thread takes at least.
+int64_t row_grain(const GradProblem& p) { return std::max<int64_t>(1, kSerialBytes / 8 / std::max<int64_t>(p.n, 1)); }
 
 // One allocation cut into parts: on a small layer each allocation of its own costs as much as a pass over the data.
 class Scratch {
@@ -212,9 +217,10 @@ void run(cpu::GemmGrad g, cpu::GemmGradFn kernel, int64_t row_bytes, const Panel
                    [&](int64_t r0, int64_t r1, int64_t p0, int64_t p1) { kernel(g, r0, r1, p0, p1); });
     return;
   }
+  const bool serial = (g.m + kPanelRows) * source.count * source.panel_bytes() <= kSerialWork;
   const int64_t step = source.at_a_time(), part = source.part_bytes(step);
   auto* parts = scratch.take<uint8_t>(at::get_num_threads() * part);
-  at::parallel_for(0, source.count, g.m * source.panel_bytes() <= kSerialBytes ? source.count : 1, [&](int64_t begin, int64_t end) {
+  at::parallel_for(0, source.count, serial ? source.count : 1, [&](int64_t begin, int64_t end) {
     cpu::GemmGrad own = g;
     for (int64_t p = begin; p < end; p += step) {
       const int64_t to = std::min(end, p + step);
@@ -307,7 +313,7 @@ void grad_by_limbs(const GradProblem& p, const GradResults& out) {
     Limbs rows(p.m, p.n, stats.row_max, stats.chunks, scratch);
     rows.lines.weight = 128;  // the panels hold q + 128
     const auto split = cpu::select<cpu::SplitRowsFn>(cpu::split_rows_scalar, cpu::split_rows_avx2, cpu::split_rows_avx512);
-    at::parallel_for(0, p.m, 8, [&](int64_t begin, int64_t end) { split(source, rows.lines, begin, end); });
+    at::parallel_for(0, p.m, row_grain(p), [&](int64_t begin, int64_t end) { split(source, rows.lines, begin, end); });
     multiply_limbs(product(p.m, p.k, p.mask, out.input), rows, p.n, weights, scratch);
     scratch.rewind(mark);
   }
@@ -346,7 +352,7 @@ void grad_by_bf16(const GradProblem& p, const GradResults& out) {
   auto* const mark = scratch.mark();
   if (out.input.defined()) {
     auto* rows = scratch.take<uint16_t>(p.m * n_lines);
-    at::parallel_for(0, p.m, 8, [&](int64_t begin, int64_t end) { cpu::grad_rows_to_bf16(source, rows, begin, end); });
+    at::parallel_for(0, p.m, row_grain(p), [&](int64_t begin, int64_t end) { cpu::grad_rows_to_bf16(source, rows, begin, end); });
     multiply_bf16(product(p.m, p.k, p.mask, out.input), rows, PanelSource::weights(p).as_bf16(), scratch);
     scratch.rewind(mark);
   }

@@ -16,7 +16,7 @@ namespace torchqat {
 namespace {
 
 // Below this many multiplications a second thread costs more than it brings.
-constexpr int64_t kSerialWork = 1 << 18;
+constexpr int64_t kSerialWork = 1 << 21;
 // A block of rows of this size stays in the second-level cache while the panels pass.
 constexpr int64_t kBlockBytes = 1 << 20;
 // A multiple of every path's rows per tile (6 and 32).

@@ -43,14 +43,19 @@ def describe(layer: QatLayer, kind: str, **geometry) -> Description:
         "block_size": block_size,
         **geometry,
     }
-    if layer.weight_turned:
-        config["transposed"] = True
     tensors = {
         "codes": codes,
         "weight_scale": scale.to(quantizer.scale_dtype) if quantizer.round_scale else scale.clone(),
     }
     if zero_point is not None:
         tensors["weight_zero_point"] = zero_point
+    return described(layer, config, tensors, bias)
+
+
+def described(layer: QatLayer, config: dict, tensors: dict[str, Tensor], bias: Tensor | None) -> Description:
+    """The description of a weight, with the bias and what is known of the input."""
+    if layer.weight_turned:
+        config["transposed"] = True
     if bias is not None:
         tensors["bias"] = bias.detach().clone()
     activation = layer.activation_fake_quant

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from torchqat.nn.quantized._layer import NO_DATA, Description, QuantizedLayer, describe_activation
+from torchqat.nn.quantized._layer import Description, QuantizedLayer, described
 from torchqat.nn.quantized.conv import GEOMETRY, ConvGeometry
 from torchqat.nn.quantized.input_rounding import input_rounding
 
@@ -104,19 +104,7 @@ def describe_float(layer, kind: str, **geometry) -> Description:
         "dtype": str(layer.weight.dtype).removeprefix("torch."),
         **geometry,
     }
-    if layer.weight_turned:
-        config["transposed"] = True
-    tensors = {"codes": codes, "weight_scale": scale}
-    if bias is not None:
-        tensors["bias"] = bias.detach().clone()
-    activation = layer.activation_fake_quant
-    if activation is not None:
-        if not activation.has_data():
-            raise RuntimeError(NO_DATA)
-        config["activation"] = describe_activation(activation)
-        if activation.static or activation.learned:
-            tensors["input_scale"], tensors["input_zero_point"] = (t.clone() for t in activation.eval_qparams())
-    return Description(config, tensors)
+    return described(layer, config, {"codes": codes, "weight_scale": scale}, bias)
 
 
 def decoded(

@@ -42,7 +42,7 @@ TORCHQAT_INLINE void pack_panel(const PackedS8& packed, int64_t p, Begin begin, 
       const int64_t count = std::min(block_k, packed.k - k), whole = padded64(count);
       for (int64_t r = 0; r < rows; ++r) {
         fill(first + r0 + r, k, count, block + r * block_k);
-        std::memset(block + r * block_k + count, 0, static_cast<size_t>(whole - count));
+        if (count < whole) std::memset(block + r * block_k + count, 0, static_cast<size_t>(whole - count));
       }
       int32_t* segment_sums = sums + k / kSegment * n_padded + r0;
       for (int64_t part = 0; part < whole; part += 64) {
@@ -82,13 +82,7 @@ TORCHQAT_INLINE float largest_magnitude(const T* x, int64_t count) {
     std::memcpy(rest, x + j, static_cast<size_t>(std::min<int64_t>(Vec::size, count - j)) * sizeof(T));
     most[0] = lane_max_bits(lane_abs(Vec::load(rest)), most[0]);
   }
-  alignas(64) int32_t lanes[Vec::size];
-  const Vec all = lane_max_bits(lane_max_bits(most[0], most[1]), lane_max_bits(most[2], most[3]));
-  std::memcpy(lanes, &all, sizeof lanes);
-  const int32_t largest = *std::max_element(lanes, lanes + Vec::size);
-  float value;
-  std::memcpy(&value, &largest, sizeof value);
-  return value;
+  return numerics::reduce_bits_max(lane_max_bits(lane_max_bits(most[0], most[1]), lane_max_bits(most[2], most[3])));
 }
 
 // The largest finite |x| of a row.

@@ -173,6 +173,7 @@ def digit_curves(options: argparse.Namespace) -> Curves:
 
     data, plan = load_digits(), experiment.Plan()
     recipe = plan.qat_recipe
+    options.tested["digits"] = len(data.test_labels)
     print(f"the demo's digits, {len(data.train_labels):,} to train on, {len(data.test_labels):,} to test")
     curves: Curves = {}
     for seed in range(options.seeds):
@@ -225,20 +226,25 @@ def plot(curves: Curves, along: str, unit: str, path: pathlib.Path) -> None:
     pyplot.close(figure)
 
 
-def table(curves: Curves, unit: str) -> list[str]:
-    """Markdown: mean and spread of each line, then integer minus simulated beside the spread over seeds."""
+def table(curves: Curves, unit: str, tested: int | None = None) -> list[str]:
+    """Markdown: mean and spread of each line, then integer minus simulated beside the noise: the spread of one way over seeds
+    (max - min) or, where results are percentages of so many tested samples, their standard error if that is larger.
+    """
     seeds = len(next(iter(curves.values())))
     final = {name: [run[-1][1] for run in runs] for name, runs in curves.items()}
     lines = [f"| {unit} | mean of {seeds} seeds | each seed |", "|---|---|---|"]
     lines += [f"| {name} | {statistics.mean(v):.4f} | {', '.join(f'{x:.4f}' for x in v)} |" for name, v in final.items()]
-    lines += ["", "| integer - simulated | mean | each seed | spread of one way over seeds (max - min) | within it |"]
-    lines += ["|---|---|---|---|---|"]
+    lines += ["", "| integer - simulated | mean | each seed | spread over seeds | standard error of the test set | within one |"]
+    lines += ["|---|---|---|---|---|---|"]
     for name in [n.removesuffix(", integer") for n in curves if n.endswith(", integer")]:
         integer, other = final[f"{name}, integer"], final[f"{name}, simulated"]
         differences = [a - b for a, b in zip(integer, other)]
-        mean, noise = statistics.mean(differences), max(max(integer) - min(integer), max(other) - min(other))
+        mean, spread = statistics.mean(differences), max(max(integer) - min(integer), max(other) - min(other))
+        right = statistics.mean(other)
+        error = (right * (100 - right) / tested) ** 0.5 if tested else 0.0
         each = ", ".join(f"{d:+.4f}" for d in differences)
-        lines.append(f"| {name} | {mean:+.4f} | {each} | {noise:.4f} | {'yes' if abs(mean) <= noise else 'NO'} |")
+        shown = f"{spread:.4f} | {f'{error:.4f}' if tested else '-'}"
+        lines.append(f"| {name} | {mean:+.4f} | {each} | {shown} | {'yes' if abs(mean) <= max(spread, error) else 'NO'} |")
     return lines
 
 
@@ -250,7 +256,7 @@ def main() -> None:
     parser.add_argument("--pretrain", type=int, default=1500, help="float steps before it")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("benchmarks/results"))
     options = parser.parse_args()
-    options.notes = {}
+    options.notes, options.tested = {}, {}
     environment = {
         "torchqat": torchqat.build_info()["version"],
         "torch": torch.__version__,
@@ -271,7 +277,7 @@ def main() -> None:
         curves = curves_of(options)
         note = options.notes.get(task, "")
         results[task] = {"unit": unit, "along": along, "note": note, "curves": curves}
-        lines = table(curves, unit)
+        lines = table(curves, unit, options.tested.get(task))
         print("\n".join(["", *lines, ""]), flush=True)
         plot(curves, along, unit, options.out / f"train-quality-{task}.png")
         text += [f"## {task}", "", *([note, ""] if note else []), *lines, "", f"![{unit}](train-quality-{task}.png)", ""]

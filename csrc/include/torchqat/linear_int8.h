@@ -26,9 +26,10 @@ TORCHQAT_API at::Tensor linear_int8_dynamic(const at::Tensor& input, const at::T
 // The training layer: input and weight (floating [N, K]) are quantised to codes, y is linear_int8 of them bit for bit.
 // weight_scale: one element or N; absent: from the weight, symmetric, one per row. The straight-through gradient works from
 // the saved codes (one byte per element) and bit masks; backward: "float32", "bfloat16" (gradients rounded to bfloat16),
-// "int16" (gradients as two 8-bit limbs) or "auto". With input_learned / weight_learned the scales (and a floating zero
-// point) get gradients by the LSQ rule of fake_quantize_learned, multiplied by the grad scales. packed_weight and
-// weight_mask: what qat_linear_int8_pack made of the same weight and weight_scale, to be used instead of packing again.
+// "int16" (gradients as two 8-bit limbs; the weight's from up to 8 rows in float32, which is no slower) or "auto". With
+// input_learned / weight_learned the scales (and a floating zero point) get gradients by the LSQ rule of
+// fake_quantize_learned, multiplied by the grad scales. packed_weight and weight_mask: what qat_linear_int8_pack made of the
+// same weight and weight_scale, to be used instead of packing again.
 TORCHQAT_API at::Tensor qat_linear_int8(const at::Tensor& input, const at::Tensor& weight,
                                         const std::optional<at::Tensor>& bias, const at::Tensor& input_scale,
                                         const at::Tensor& input_zero_point, const std::optional<at::Tensor>& weight_scale,

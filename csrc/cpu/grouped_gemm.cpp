@@ -1,13 +1,12 @@
 // Tensors to grouped linear kernels.
 #include "cpu/grouped_gemm.h"
 
-#include <cstdlib>
 #include <cstring>
-#include <memory>
 
 #include "cpu/isa.h"
 #include "cpu/kernels/pack_s8.h"
 #include "cpu/kernels/panels.h"
+#include "cpu/thread_memory.h"
 #include "ops/linear_grouped.h"
 #include "ops/packed_header.h"
 
@@ -105,16 +104,8 @@ GroupedScaleView view_weight_scale(const char* op, const at::Tensor& weight_scal
 }
 
 uint8_t* grouped_scratch(int64_t bytes) {
-  static thread_local std::unique_ptr<uint8_t, decltype(&std::free)> memory{nullptr, &std::free};
-  static thread_local int64_t size = 0;
-  if (size < bytes) {
-    const int64_t rounded = (bytes + 4095) / 4096 * 4096;
-    size = 0;
-    memory.reset(static_cast<uint8_t*>(std::aligned_alloc(64, static_cast<size_t>(rounded))));
-    TORCH_CHECK(memory != nullptr, "grouped linear layer: out of memory for ", rounded, " bytes of scratch");
-    size = rounded;
-  }
-  return memory.get();
+  static thread_local cpu::ThreadMemory memory;
+  return memory.at_least(bytes, "grouped linear layer");
 }
 
 namespace {
@@ -159,14 +150,20 @@ at::Tensor group_codes(const at::Tensor& codes, int64_t rows, const cpu::Grouped
   return out;
 }
 
+// A product with the weight, its codes still to be given.
+cpu::GroupedInt8 product_of(int64_t rows, const GroupedWeight& weight, const cpu::GroupedScale& scale) {
+  cpu::GroupedInt8 g;
+  g.w = weight.layout;
+  g.weight = weight.data;
+  g.scale = scale;
+  g.m = rows;
+  return g;
+}
+
 at::Tensor run_linear_grouped(const LayerInput& input, at::IntArrayRef sizes, const GroupedWeight& weight,
                               const cpu::GroupedScale& scale, const std::optional<at::Tensor>& bias, at::ScalarType dtype) {
   const cpu::GroupedLayout& w = weight.layout;
-  cpu::GroupedInt8 g;
-  g.w = w;
-  g.weight = weight.data;
-  g.scale = scale;
-  g.m = input.rows();
+  cpu::GroupedInt8 g = product_of(input.rows(), weight, scale);
   const RowMemory memory(input.bytes(g.m));
   const LayerInput::Rows rows = input.code(0, g.m, memory.data(), true);
   g.codes = rows.codes;
@@ -188,11 +185,7 @@ at::Tensor run_linear_grouped(const LayerInput& input, at::IntArrayRef sizes, co
 at::Tensor grouped_gemm(const QuantizedRows& x, int64_t rows, const InputQParams& qparams, const GroupedWeight& weight,
                         const cpu::GroupedScale& scale, const std::optional<at::Tensor>& bias, at::ScalarType dtype) {
   const cpu::GroupedLayout& w = weight.layout;
-  cpu::GroupedInt8 g;
-  g.w = w;
-  g.weight = weight.data;
-  g.scale = scale;
-  g.m = rows;
+  cpu::GroupedInt8 g = product_of(rows, weight, scale);
   const at::Tensor codes = group_codes(x.codes, rows, w);
   g.codes = codes.const_data_ptr<uint8_t>();
   g.lda = codes.size(1);

@@ -1,12 +1,11 @@
 // The input of a deployed integer layer: grids opened, rows quantised, and the layer on int8 weights.
 #include "cpu/layer_input.h"
 
-#include <cstdlib>
 #include <cstring>
-#include <memory>
 
 #include "cpu/isa.h"
 #include "cpu/kernels/panels.h"
+#include "cpu/thread_memory.h"
 
 namespace torchqat {
 namespace {
@@ -18,16 +17,8 @@ constexpr int64_t kPart = 32768;  // values that one thread quantises at least
 int64_t round_up64(int64_t size) { return (size + 63) / 64 * 64; }
 
 uint8_t* kept_memory(int64_t bytes) {
-  static thread_local std::unique_ptr<uint8_t, decltype(&std::free)> memory{nullptr, &std::free};
-  static thread_local int64_t size = 0;
-  if (size < bytes) {
-    const int64_t rounded = (bytes + 65535) / 65536 * 65536;
-    size = 0;
-    memory.reset(static_cast<uint8_t*>(std::aligned_alloc(64, static_cast<size_t>(rounded))));
-    TORCH_CHECK(memory != nullptr, "integer layer: out of memory for ", rounded, " bytes of codes");
-    size = rounded;
-  }
-  return memory.get();
+  static thread_local cpu::ThreadMemory memory;
+  return memory.at_least(bytes, "integer layer");
 }
 
 }  // namespace

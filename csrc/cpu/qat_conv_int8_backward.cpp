@@ -151,10 +151,11 @@ std::optional<Gradients> depthwise_backward(const Backward& b) {
   return g;
 }
 
+// In float64, as the integer ways sum it: what cancels in a channel's sum leaves no error behind.
 at::Tensor bias_gradient(const Backward& b) {
   std::vector<int64_t> all_but_channels{0};
   for (int64_t d = 2; d < b.grad.dim(); ++d) all_but_channels.push_back(d);
-  return b.grad.sum(all_but_channels);
+  return b.grad.sum(all_but_channels, /*keepdim=*/false, at::kDouble).to(at::kFloat);
 }
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> qat_conv_backward_cpu(

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "cpu/kernels/column_sums.h"
 #include "cpu/kernels/conv_grad_walk.h"
 #include "cpu/kernels/conv_int8_generic.h"
 #include "numerics/limbs.h"
@@ -19,41 +20,19 @@ inline void for_each_run(const GradSource& s, Visit visit) {
   }
 }
 
-// In float32 over so many pixels, in double beyond, always in the same order.
-constexpr int64_t kSummedPixels = 64;
-
 void channel_sums(const GradSource& s, double* sums) {
-  constexpr int vectors = 16 / Vec::size;
-  float some[16];
   if (s.channels_last) {
-    for (int64_t first = 0; first < s.pixels; first += kSummedPixels) {
-      const float* from = s.values + first * s.channels;
-      const int64_t pixels = std::min(kSummedPixels, s.pixels - first);
-      for (int64_t c = 0; c < s.channels; c += Vec::size) {
-        const int left = static_cast<int>(std::min<int64_t>(Vec::size, s.channels - c));
-        Vec sum(0.0f);
-        for (int64_t i = 0; i < pixels; ++i) sum = sum + Vec::load(from + i * s.channels + c, left);
-        sum.store(some);
-        for (int j = 0; j < left; ++j) sums[c + j] += static_cast<double>(some[j]);
-      }
-    }
+    add_column_sums(s.values, s.channels, s.pixels, s.channels, sums);
     return;
   }
   for (int64_t c = 0; c < s.channels; ++c) {
+    // Sixteen sums on every path, so that the order is the same.
     const float* from = s.values + c * s.pixels;
-    for (int64_t first = 0; first < s.pixels; first += 16 * kSummedPixels) {
-      const int64_t end = std::min(s.pixels, first + 16 * kSummedPixels);
-      Vec sum[vectors];
-      for (Vec& v : sum) v = Vec(0.0f);
-      for (int64_t i = first; i < end; i += 16) {
-        for (int v = 0; v < vectors; ++v) {
-          const int64_t left = end - i - v * Vec::size;
-          if (left > 0) sum[v] = sum[v] + Vec::load(from + i + v * Vec::size, static_cast<int>(std::min<int64_t>(Vec::size, left)));
-        }
-      }
-      for (int v = 0; v < vectors; ++v) sum[v].store(some + v * Vec::size);
-      for (float value : some) sums[c] += static_cast<double>(value);
-    }
+    const int64_t whole = s.pixels / 16 * 16;
+    double some[16] = {};
+    add_column_sums(from, 16, s.pixels / 16, 16, some);
+    for (int64_t i = whole; i < s.pixels; ++i) some[i - whole] += static_cast<double>(from[i]);
+    for (double value : some) sums[c] += value;
   }
 }
 

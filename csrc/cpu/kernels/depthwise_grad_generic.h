@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "cpu/kernels/column_sums.h"
 #include "cpu/kernels/depthwise_grad.h"
 #include "cpu/vec/transpose.h"
 #include "cpu/vec/vec.h"
@@ -147,20 +148,6 @@ void run(const DepthwiseGradPlan& plan, const Pixels<Code>& p, int64_t channels,
   if (sums != nullptr && since > 0) flush(plan.taps, channels, row_sums, sums, sums_pitch);
 }
 
-// sums[c] += the output gradient of channel c, pixel after pixel.
-inline void add_up(const float* grad, int64_t pitch, int64_t pixels, int64_t channels, double* sums) {
-  alignas(64) float some[Vec::size];
-  for (int64_t c = 0; c < channels; c += Vec::size) {
-    const int left = static_cast<int>(std::min<int64_t>(Vec::size, channels - c));
-    for (int64_t first = 0; first < pixels; first += kFlush) {
-      Vec sum(0.0f);
-      for (int64_t i = first; i < std::min(pixels, first + kFlush); ++i) sum = sum + Vec::load(grad + i * pitch + c, left);
-      sum.store(some);
-      for (int j = 0; j < left; ++j) sums[c + j] += static_cast<double>(some[j]);
-    }
-  }
-}
-
 void unit(const DepthwiseGradPlan& plan, const DepthwiseGradTask& task, int64_t block, uint8_t* scratch) {
   const int64_t first = block * kDepthwiseBlock, channels = std::min(kDepthwiseBlock, plan.channels - first);
   const int64_t pitch = plan.blocks() * kDepthwiseBlock;
@@ -171,7 +158,7 @@ void unit(const DepthwiseGradPlan& plan, const DepthwiseGradTask& task, int64_t 
     const bool masked = task.mask != nullptr && plan.channels % 16 == 0;
     const Pixels<uint8_t> p{task.grad + first, plan.channels, task.codes + first, plan.channels, task.zero_point, task.weight + first, pitch,
                             task.dx == nullptr ? nullptr : task.dx + first, plan.channels, masked ? task.mask + first / 8 : nullptr};
-    if (task.grad_sums != nullptr) add_up(p.grad, p.grad_pitch, plan.out_pixels(), channels, task.grad_sums + first);
+    if (task.grad_sums != nullptr) add_column_sums(p.grad, p.grad_pitch, plan.out_pixels(), channels, task.grad_sums + first);
     run(plan, p, channels, sums, pitch, pairs, row_sums);
     return;
   }
@@ -186,7 +173,7 @@ void unit(const DepthwiseGradPlan& plan, const DepthwiseGradTask& task, int64_t 
   numerics::transpose_store(planes, in, channels, in, centred, kDepthwiseBlock);
   const Pixels<float> p{grad, kDepthwiseBlock, centred, kDepthwiseBlock, task.zero_point, task.weight + first, pitch,
                         task.dx == nullptr ? nullptr : dx, kDepthwiseBlock, nullptr};
-  if (task.grad_sums != nullptr) add_up(grad, kDepthwiseBlock, out, channels, task.grad_sums + first);
+  if (task.grad_sums != nullptr) add_column_sums(grad, kDepthwiseBlock, out, channels, task.grad_sums + first);
   run(plan, p, channels, sums, pitch, pairs, row_sums);
   if (task.dx == nullptr) return;
   float* to = task.dx + first * in;

@@ -112,6 +112,15 @@ class QuantizedLayer(nn.Module):
             self.symmetric = activation["symmetric"]
             self.quant_min, self.quant_max = activation["quant_min"], activation["quant_max"]
 
+    # Of layers whose buffer `codes` holds the codes in the weight's shape; those that pack them say how to get them back.
+    @torch.jit.unused
+    def weight_shape(self) -> list[int]:
+        return list(self.codes.shape)
+
+    @torch.jit.unused
+    def codes_tensor(self) -> Tensor:
+        return self.codes
+
     @torch.jit.unused
     def description(self) -> Description:
         """Config and canonical tensors, as files hold them."""

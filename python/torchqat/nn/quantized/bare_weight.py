@@ -87,13 +87,5 @@ class BareWeightFloatGrid(BareForm, QuantizedLayer):
             tensors["weight_scale"] = tensors["weight_scale"].reshape(experts, -1, tensors["weight_scale"].size(1))
         return described
 
-    @torch.jit.unused
-    def weight_shape(self) -> list[int]:
-        return list(self.codes.shape)
-
-    @torch.jit.unused
-    def codes_tensor(self) -> Tensor:
-        return self.codes
-
     def forward(self) -> Tensor:
         return decoded(self.codes, self.values, self.weight_scale, self.block_size, self.summed_axis, self.output_dtype)

@@ -160,10 +160,6 @@ class ConvTransposeFloatGrid(_Geometry):
     def describe(cls, layer) -> Description:
         return describe_float(layer, cls.__name__, **{name: getattr(layer, name) for name in GEOMETRY})
 
-    @torch.jit.unused
-    def codes_tensor(self) -> Tensor:
-        return self.codes
-
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         batched = input.dim() == self.spatial_dims + 2
         if not batched:

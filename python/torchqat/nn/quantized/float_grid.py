@@ -135,14 +135,6 @@ class LinearFloatGrid(QuantizedLayer):
     def describe(cls, layer) -> Description:
         return describe_float(layer, "LinearFloatGrid", float8=layer.float8)
 
-    @torch.jit.unused
-    def weight_shape(self) -> list[int]:
-        return list(self.codes.shape)
-
-    @torch.jit.unused
-    def codes_tensor(self) -> Tensor:
-        return self.codes
-
     def forward(self, input: Tensor) -> Tensor:
         if self.input_rounding is not None:
             if self.float8 and input.dtype != torch.float64:
@@ -182,10 +174,6 @@ class ConvFloatGrid(ConvGeometry):
     @classmethod
     def describe(cls, layer) -> Description:
         return describe_float(layer, "ConvFloatGrid", **{name: getattr(layer, name) for name in GEOMETRY})
-
-    @torch.jit.unused
-    def codes_tensor(self) -> Tensor:
-        return self.codes
 
     def forward(self, input: Tensor) -> Tensor:
         batched = input.dim() == self.spatial_dims + 2

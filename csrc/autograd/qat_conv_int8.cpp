@@ -12,33 +12,49 @@ using torch::autograd::variable_list;
 
 // Everything but the tensors, as it is kept between forward and backward.
 struct Settings {
-  int64_t input_quant_min, input_quant_max, weight_quant_min, weight_quant_max;
+  int64_t input_quant_min = 0, input_quant_max = 0, weight_quant_min = 0, weight_quant_max = 0;
   std::vector<int64_t> stride, padding, dilation;
-  int64_t groups;
-  bool input_learned, weight_learned;
-  double input_grad_scale, weight_grad_scale;
-  std::string backward;
+  int64_t groups = 1;
+  bool input_learned = false, weight_learned = false;
+  double input_grad_scale = 1.0, weight_grad_scale = 1.0;
+  std::string backward = "auto";
+  bool has_bias = false;
+  std::array<at::ScalarType, 3> types{at::kFloat, at::kFloat, at::kFloat};  // of input, weight and bias
 };
 
+// All integers in one list: each entry of the context costs about a microsecond, and so does each list.
 void keep(AutogradContext* ctx, const Settings& s) {
-  ctx->saved_data["grids"] =
-      std::vector<int64_t>{s.input_quant_min, s.input_quant_max, s.weight_quant_min, s.weight_quant_max, s.groups};
-  ctx->saved_data["stride"] = s.stride;
-  ctx->saved_data["padding"] = s.padding;
-  ctx->saved_data["dilation"] = s.dilation;
-  ctx->saved_data["input_learned"] = s.input_learned;
-  ctx->saved_data["weight_learned"] = s.weight_learned;
-  ctx->saved_data["input_grad_scale"] = s.input_grad_scale;
-  ctx->saved_data["weight_grad_scale"] = s.weight_grad_scale;
-  ctx->saved_data["backward"] = s.backward;
+  std::vector<int64_t> numbers{s.input_quant_min, s.input_quant_max, s.weight_quant_min, s.weight_quant_max, s.groups,
+                               s.input_learned, s.weight_learned, s.has_bias};
+  for (const at::ScalarType type : s.types) numbers.push_back(static_cast<int64_t>(type));
+  for (const auto* list : {&s.stride, &s.padding, &s.dilation}) numbers.insert(numbers.end(), list->begin(), list->end());
+  ctx->saved_data["numbers"] = std::move(numbers);
+  if (s.backward != "auto") ctx->saved_data["backward"] = s.backward;
+  if (s.input_learned || s.weight_learned) {
+    ctx->saved_data["grad_scales"] = std::vector<double>{s.input_grad_scale, s.weight_grad_scale};
+  }
 }
 
 Settings kept(AutogradContext* ctx) {
-  auto& d = ctx->saved_data;
-  const auto grids = d["grids"].toIntVector();
-  return {grids[0], grids[1], grids[2], grids[3], d["stride"].toIntVector(), d["padding"].toIntVector(),
-          d["dilation"].toIntVector(), grids[4], d["input_learned"].toBool(), d["weight_learned"].toBool(),
-          d["input_grad_scale"].toDouble(), d["weight_grad_scale"].toDouble(), d["backward"].toStringRef()};
+  const auto& d = ctx->saved_data;
+  const auto numbers = d.at("numbers").toIntList();
+  Settings s;
+  size_t at = 0;
+  const auto next = [&] { return numbers.get(at++); };
+  for (int64_t* number : {&s.input_quant_min, &s.input_quant_max, &s.weight_quant_min, &s.weight_quant_max, &s.groups}) *number = next();
+  for (bool* flag : {&s.input_learned, &s.weight_learned, &s.has_bias}) *flag = next() != 0;
+  for (at::ScalarType& type : s.types) type = static_cast<at::ScalarType>(next());
+  const size_t dims = (numbers.size() - at) / 3;
+  for (auto* list : {&s.stride, &s.padding, &s.dilation}) {
+    for (size_t i = 0; i < dims; ++i) list->push_back(next());
+  }
+  if (const auto backward = d.find("backward"); backward != d.end()) s.backward = backward->second.toStringRef();
+  if (const auto scales = d.find("grad_scales"); scales != d.end()) {
+    const auto values = scales->second.toDoubleVector();
+    s.input_grad_scale = values[0];
+    s.weight_grad_scale = values[1];
+  }
+  return s;
 }
 
 // One scale for all, or one for each entry of the first dimension.
@@ -66,9 +82,8 @@ struct QatConvInt8 : torch::autograd::Function<QatConvInt8> {
 
   static Variable forward(AutogradContext* ctx, const Variable& input, const Variable& weight,
                           const std::optional<Variable>& bias, const Variable& input_scale, const Variable& input_zero_point,
-                          const Variable& weight_scale, const Settings& settings) {
+                          const Variable& weight_scale, Settings s) {
     at::AutoDispatchBelowADInplaceOrView below;
-    const Settings& s = settings;
     const bool learned = s.input_learned || s.weight_learned;
     QatConvResult r = qat_conv_forward(input, weight, bias, input_scale, input_zero_point, weight_scale, s.input_quant_min,
                                        s.input_quant_max, s.weight_quant_min, s.weight_quant_max, s.stride, s.padding,
@@ -78,11 +93,9 @@ struct QatConvInt8 : torch::autograd::Function<QatConvInt8> {
     ctx->save_for_backward({r.codes, s.input_learned ? none : r.mask, r.weight_codes, s.weight_learned ? none : r.weight_mask,
                             input_scale, input_zero_point, weight_scale, s.input_learned ? input : none,
                             s.weight_learned ? weight : none});
+    s.has_bias = bias.has_value() && bias->defined();
+    s.types = {input.scalar_type(), weight.scalar_type(), s.has_bias ? bias->scalar_type() : at::kFloat};
     keep(ctx, s);
-    ctx->saved_data["types"] = std::vector<int64_t>{
-        static_cast<int64_t>(input.scalar_type()), static_cast<int64_t>(weight.scalar_type()),
-        static_cast<int64_t>(bias.has_value() && bias->defined() ? bias->scalar_type() : at::kFloat)};
-    ctx->saved_data["has_bias"] = bias.has_value() && bias->defined();
     return r.output;
   }
 
@@ -91,12 +104,10 @@ struct QatConvInt8 : torch::autograd::Function<QatConvInt8> {
     if (!grads[0].defined()) return result;
     const auto saved = ctx->get_saved_variables();
     const Settings s = kept(ctx);
-    const auto types = ctx->saved_data["types"].toIntVector();
-    const auto type = [&](size_t i) { return static_cast<at::ScalarType>(types[i]); };
     const at::Tensor &codes = saved[0], &mask = saved[1], &weight_codes = saved[2], &weight_mask = saved[3];
     const at::Tensor &input_scale = saved[4], &input_zero_point = saved[5], &weight_scale = saved[6];
     const auto maybe = [](const at::Tensor& t) { return t.defined() ? std::optional<at::Tensor>(t) : std::nullopt; };
-    const bool has_bias = ctx->saved_data["has_bias"].toBool();
+    const bool has_bias = s.has_bias;
     // Function numbers the tensor arguments; an absent bias has no number.
     const size_t after_bias = has_bias ? 3 : 2;
     const bool scale_wanted = ctx->needs_input_grad(after_bias), zero_wanted = ctx->needs_input_grad(after_bias + 1);
@@ -123,9 +134,9 @@ struct QatConvInt8 : torch::autograd::Function<QatConvInt8> {
       grad_weight = grad;
       if (weight_scale_wanted) result[5] = grad_scale.to(weight_scale.scalar_type());
     }
-    if (ctx->needs_input_grad(0)) result[0] = grad_input.to(type(0));
-    if (ctx->needs_input_grad(1)) result[1] = grad_weight.to(type(1));
-    if (wanted[2]) result[2] = grad_bias.to(type(2));
+    if (ctx->needs_input_grad(0)) result[0] = grad_input.to(s.types[0]);
+    if (ctx->needs_input_grad(1)) result[1] = grad_weight.to(s.types[1]);
+    if (wanted[2]) result[2] = grad_bias.to(s.types[2]);
     return result;
   }
 };

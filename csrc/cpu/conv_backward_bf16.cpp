@@ -54,14 +54,14 @@ class Bf16Backward {
       const std::vector<int8_t> bytes = bf16_bytes(b_.weight_codes);
       for (const InputGradClass& c : input_grad_.classes) {
         packed.push_back(at::empty({c.plan.weight.packed_bytes()}, b_.codes.options(), at::MemoryFormat::Contiguous));
-        pack_class(doubled_.weight, c, bytes.data(), packed.back().mutable_data_ptr<uint8_t>());
+        pack_class(doubled_.weight, c, bytes.data(), filter_order(b_.weight_codes), packed.back().mutable_data_ptr<uint8_t>());
       }
     }
     const at::Tensor sums = b_.want_weight ? at::zeros({weight_plan_.sums_size(forward_)}, b_.grad.options()) : at::Tensor();
     std::vector<double> bias(b_.want_bias ? static_cast<size_t>(forward_.weight.out_channels()) : 0, 0.0);
     for (int64_t n = 0; n < b_.codes.size(0); ++n) {
       const GradSource source = grad_of(n);
-      if (b_.want_bias) grads_.channel_sums(source, bias.data());
+      if (b_.want_bias) grads_.channel_sums(source, 0, source.channels, bias.data());
       const int64_t rows = input_grad_.padded.padded[0] * input_grad_.padded.padded[1];
       at::parallel_for(0, rows, 8, [&](int64_t begin, int64_t end) {
         kernels_.pad(input_grad_.padded, source, begin, end, planes_, thread_scratch(0, bf16_pad_scratch_bytes(input_grad_.padded)));
@@ -70,9 +70,10 @@ class Bf16Backward {
       if (b_.want_weight) weight_gradient(n, sums.mutable_data_ptr<float>());
     }
     if (b_.want_weight) {
-      g.weight = at::empty(b_.weight_codes.sizes(), b_.grad.options());
-      at::parallel_for(0, weight_plan_.panels(), 1, [&](int64_t begin, int64_t end) {
-        grads_.collect(forward_, weight_plan_, sums.const_data_ptr<float>(), b_.weight_scale.const_data_ptr<float>(), begin, end,
+      g.weight = at::empty(b_.weight_codes.sizes(), b_.grad.options(), b_.weight_codes.suggest_memory_format());
+      const FilterOrder order = filter_order(b_.weight_codes);
+      at::parallel_for(0, weight_plan_.collect_units(forward_), 4, [&](int64_t begin, int64_t end) {
+        grads_.collect(forward_, weight_plan_, sums.const_data_ptr<float>(), b_.weight_scale.const_data_ptr<float>(), order, begin, end,
                        g.weight.mutable_data_ptr<float>());
       });
     }

@@ -18,7 +18,8 @@ struct Workspace {
   uint8_t *limbs[2], *padded[2], *codes;
   int8_t* panels[2];
   int32_t* sums[2];
-  float* pixels;  // of one class
+  float* pixels;      // of one class
+  float* weight_sums;  // of dw, over the samples so far
 };
 
 // Splits [0, n) among threads, at least `grain` each.
@@ -31,9 +32,10 @@ class IntegerBackward {
  public:
   IntegerBackward(const Backward& b, const Plan& forward, const InputGradPlan& input_grad)
       : b_(b), forward_(forward), input_grad_(input_grad), weight_plan_(make_weight_grad_plan(forward)) {
+    weight_plan_.share_among(forward_, at::get_num_threads());
     const int64_t padded = input_grad_.padded.codes_bytes(), class_bytes = input_grad_.whole() ? 0 : 4 * input_grad_.largest_class() * in_channels();
     const int64_t sizes[] = {out_size(), out_size(), padded, padded, weight_plan_.codes_bytes(forward_), weight_plan_.limb_bytes(),
-                             weight_plan_.limb_bytes(), sums_bytes(), sums_bytes(), class_bytes};
+                             weight_plan_.limb_bytes(), sums_bytes(), sums_bytes(), class_bytes, b.want_weight ? 4 * weight_plan_.sums_size(forward_) : 0};
     int64_t total = 0;
     for (int64_t size : sizes) total += (size + 127) / 64 * 64;
     uint8_t* at = thread_scratch(1, total);
@@ -48,6 +50,7 @@ class IntegerBackward {
     for (auto& p : work_.panels) p = reinterpret_cast<int8_t*>(take());
     for (auto& p : work_.sums) p = reinterpret_cast<int32_t*>(take());
     work_.pixels = reinterpret_cast<float*>(take());
+    work_.weight_sums = reinterpret_cast<float*>(take());
   }
 
   Gradients run() {
@@ -58,20 +61,17 @@ class IntegerBackward {
       if (input_grad_.gaps) g.input.zero_();
       for (const InputGradClass& c : input_grad_.classes) {
         packed_.push_back(at::empty({c.plan.weight.packed_bytes()}, b_.codes.options(), at::MemoryFormat::Contiguous));
-        pack_class(forward_.weight, c, b_.weight_codes.const_data_ptr<int8_t>(), packed_.back().mutable_data_ptr<uint8_t>());
+        pack_class(forward_.weight, c, b_.weight_codes.const_data_ptr<int8_t>(), filter_order(b_.weight_codes), packed_.back().mutable_data_ptr<uint8_t>());
       }
     }
-    at::Tensor sums;
-    if (b_.want_weight) sums = at::zeros({weight_plan_.sums_size(forward_)}, b_.grad.options());
     if (b_.want_bias) bias_.assign(static_cast<size_t>(forward_.weight.out_channels()), 0.0);
     for (int64_t n = 0; n < b_.codes.size(0); ++n) {
       // The sample's gradient stays in the cache for what follows.
-      if (b_.want_bias) kernels_.channel_sums(part(n, 0, lines()), bias_.data());
       const float scale = make_limbs(n);
       if (b_.want_input) input_gradient(n, scale, g.input);
-      if (b_.want_weight) weight_gradient(n, scale, sums.mutable_data_ptr<float>());
+      if (b_.want_weight) weight_gradient(n, scale);
     }
-    if (b_.want_weight) g.weight = collect(sums);
+    if (b_.want_weight) g.weight = collect();
     if (b_.want_bias) g.bias = floats_of(bias_.data(), static_cast<int64_t>(bias_.size()), b_.grad.options());
     return g;
   }
@@ -93,16 +93,27 @@ class IntegerBackward {
     return {values + begin * pixels, false, pixels, end - begin, scale + begin};
   }
 
+  // The largest magnitude of sample n's gradient; adds its sums to those of the bias. A channel is summed by one thread, in order.
+  float largest(int64_t n) {
+    const int64_t parts = out_size() < 32768 ? 1 : at::get_num_threads(), channels = forward_.weight.out_channels();
+    std::vector<float> found(static_cast<size_t>(parts), 0.0f);
+    const auto share = [parts](int64_t all, int64_t unit, int64_t i) { return std::min(all, (all + unit - 1) / unit * i / parts * unit); };
+    shared(parts, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        found[static_cast<size_t>(i)] = kernels_.largest(part(n, share(lines(), 1, i), share(lines(), 1, i + 1)));
+        const int64_t first = share(channels, 16, i), last = share(channels, 16, i + 1);
+        if (b_.want_bias && first < last) kernels_.channel_sums(part(n, 0, lines()), first, last, bias_.data());
+      }
+    });
+    float most = 0;
+    for (float value : found) most = numerics::larger_or_nan(value, most);
+    return most;
+  }
+
   // The limbs of sample n, padded; returns what 1 of them stands for.
   float make_limbs(int64_t n) {
     const int64_t lines = this->lines(), line = out_size() / lines, grain = std::max<int64_t>(1, 16384 / line);
-    std::vector<float> parts(static_cast<size_t>(at::get_num_threads()), 0.0f);
-    shared(lines, grain, [&](int64_t begin, int64_t end) {
-      float& mine = parts[static_cast<size_t>(at::get_thread_num())];
-      mine = numerics::larger_or_nan(kernels_.largest(part(n, begin, end)), mine);
-    });
-    float largest = 0;
-    for (float value : parts) largest = numerics::larger_or_nan(value, largest);
+    const float largest = this->largest(n);
     const float inverse = numerics::limb_inverse(largest);
     shared(lines, grain, [&](int64_t begin, int64_t end) {
       kernels_.split(part(n, begin, end), inverse, work_.limbs[0] + begin * line, work_.limbs[1] + begin * line);
@@ -154,20 +165,23 @@ class IntegerBackward {
     }
   }
 
-  void weight_gradient(int64_t n, float scale, float* sums) {
+  void weight_gradient(int64_t n, float scale) {
     const int64_t panels = weight_plan_.panels();
     const float zero_point = b_.zero_point.const_data_ptr<float>()[b_.zero_point.numel() == 1 ? 0 : n];
     Source s;
     s.codes = b_.codes.const_data_ptr<uint8_t>() + n * (b_.codes.numel() / b_.codes.size(0));
     s.channels_last = channels_last();
     s.zero_point = zero_point;
-    shared(2 * panels + 1, 1, [&](int64_t begin, int64_t end) {
+    // Half of the codes, the high limbs, the low limbs, half of the codes: two threads have the same to do.
+    const int64_t blocks = (in_channels() + 15) / 16, half = blocks / 2;
+    shared(2 * panels + blocks, 1, [&](int64_t begin, int64_t end) {
       for (int64_t unit = begin; unit < end; ++unit) {
-        if (unit == 0) {
-          kernels_.spread_codes(forward_, weight_plan_, s, work_.codes);
+        if (unit < half || unit >= half + 2 * panels) {
+          const int64_t block = unit < half ? unit : unit - 2 * panels;
+          kernels_.spread_codes(forward_, weight_plan_, s, block, block + 1, work_.codes);
           continue;
         }
-        const int64_t limb = (unit - 1) / panels, panel = (unit - 1) % panels;
+        const int64_t limb = (unit - half) / panels, panel = (unit - half) % panels;
         kernels_.panel_limbs(forward_, input_grad_.padded, weight_plan_, work_.padded[limb], panel, panel + 1, work_.panels[limb], work_.sums[limb]);
       }
     });
@@ -179,16 +193,18 @@ class IntegerBackward {
     }
     task.zero_point = static_cast<int32_t>(zero_point);
     task.scale = scale * b_.input_scale.const_data_ptr<float>()[b_.input_scale.numel() == 1 ? 0 : n];
-    task.sums = sums;
+    task.sums = work_.weight_sums;
+    task.first = n == 0;
     shared(weight_plan_.units(forward_), 1, [&](int64_t begin, int64_t end) {
       kernels_.weight_grad(forward_, weight_plan_, task, begin, end, thread_scratch(0, weight_grad_scratch_bytes()));
     });
   }
 
-  at::Tensor collect(const at::Tensor& sums) const {
-    const at::Tensor grad_weight = at::empty(b_.weight_codes.sizes(), b_.grad.options());
-    shared(weight_plan_.panels(), 1, [&](int64_t begin, int64_t end) {
-      kernels_.collect(forward_, weight_plan_, sums.const_data_ptr<float>(), b_.weight_scale.const_data_ptr<float>(), begin, end,
+  at::Tensor collect() const {
+    const at::Tensor grad_weight = at::empty(b_.weight_codes.sizes(), b_.grad.options(), b_.weight_codes.suggest_memory_format());
+    const FilterOrder order = filter_order(b_.weight_codes);
+    shared(weight_plan_.collect_units(forward_), 4, [&](int64_t begin, int64_t end) {
+      kernels_.collect(forward_, weight_plan_, work_.weight_sums, b_.weight_scale.const_data_ptr<float>(), order, begin, end,
                        grad_weight.mutable_data_ptr<float>());
     });
     return grad_weight;
@@ -208,8 +224,9 @@ class IntegerBackward {
 
 std::optional<Gradients> limbs_backward(const Backward& b) {
   const Plan forward = forward_plan(b);
-  const InputGradPlan input_grad = make_input_grad_plan(forward, current_kernels().tile_rows);
+  InputGradPlan input_grad = make_input_grad_plan(forward, current_kernels().tile_rows);
   if (!input_grad.possible) return std::nullopt;
+  for (InputGradClass& c : input_grad.classes) c.plan.share_among(at::get_num_threads());
   return IntegerBackward(b, forward, input_grad).run();
 }
 

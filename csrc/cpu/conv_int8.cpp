@@ -71,7 +71,19 @@ at::Tensor rounded_zero_point(const at::Tensor& zero_point, int64_t low, int64_t
 }
 
 at::Tensor positive_scale(const at::Tensor& scale) {
+  if (scale.is_cpu() && scale.scalar_type() == at::kFloat && scale.is_contiguous()) {
+    // The usual case, without the tensor that clamping makes.
+    const float* p = scale.const_data_ptr<float>();
+    bool sound = true;
+    for (int64_t i = 0, n = scale.numel(); i < n; ++i) sound &= p[i] >= std::numeric_limits<float>::min();
+    if (sound) return scale;
+  }
   return scale.to(at::kFloat).clamp_min(static_cast<double>(std::numeric_limits<float>::min()));
+}
+
+at::Tensor channel_scales(const at::Tensor& scale, int64_t n) {
+  if (scale.dim() == 1 && scale.size(0) == n && scale.scalar_type() == at::kFloat && scale.is_contiguous()) return scale;
+  return scale.to(at::kFloat).reshape(-1).expand({n}).contiguous();
 }
 
 Dims dims_of(at::IntArrayRef list, int64_t fill) {

@@ -28,7 +28,15 @@ at::Tensor checked_scale(const char* op, const char* name, const at::Tensor& sca
 at::Tensor rounded_zero_point(const at::Tensor& zero_point, int64_t low, int64_t high);
 at::Tensor positive_scale(const at::Tensor& scale);
 
+// float32 [n] of one scale or n.
+at::Tensor channel_scales(const at::Tensor& scale, int64_t n);
+
 Dims dims_of(at::IntArrayRef list, int64_t fill);
+
+// Of codes [out, in / groups, *kernel], dense in one of the two formats.
+inline FilterOrder filter_order(const at::Tensor& weight_codes) {
+  return weight_codes.suggest_memory_format() == at::MemoryFormat::Contiguous ? FilterOrder::channels_first : FilterOrder::channels_last;
+}
 
 // Input [N, C, *spatial] as the kernels read it: float32 or codes, dense, channels last or first.
 struct BatchInput {

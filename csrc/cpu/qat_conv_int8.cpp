@@ -9,8 +9,8 @@ namespace {
 using namespace cpu::conv;
 
 struct QuantizedWeight {
-  at::Tensor codes;  // int8 [out, in / groups, *kernel]
-  at::Tensor mask;   // uint8 [out, bytes]
+  at::Tensor codes;  // int8 [out, in / groups, *kernel], in the memory format of the weight
+  at::Tensor mask;   // uint8 [out, bytes], in the same order
   at::Tensor scale;  // float32 [out]
 };
 
@@ -18,18 +18,19 @@ int64_t sample_bytes(int64_t elements) { return (elements + 7) / 8; }
 
 QuantizedWeight quantize_weight(const char* op, const at::Tensor& weight, const at::Tensor& weight_scale, int64_t low,
                                 int64_t high) {
-  const at::Tensor w = weight.to(at::kFloat).contiguous();
+  const auto format = weight.suggest_memory_format();
+  const at::Tensor w = weight.to(at::kFloat).contiguous(format);
   const int64_t out = w.size(0), filter = out == 0 ? 0 : w.numel() / out, bytes = sample_bytes(filter);
   QuantizedWeight q;
-  q.scale = checked_scale(op, "weight_scale", weight_scale).reshape(-1).expand({out}).contiguous();
-  q.codes = at::empty(w.sizes(), w.options().dtype(at::kChar));
+  q.scale = channel_scales(checked_scale(op, "weight_scale", weight_scale), out);
+  q.codes = at::empty(w.sizes(), w.options().dtype(at::kChar), format);
   q.mask = at::empty({out, bytes}, w.options().dtype(at::kByte));
   const Kernels kernels = current_kernels();
   const float* values = w.const_data_ptr<float>();
   const float* scale = q.scale.const_data_ptr<float>();
   auto* codes = reinterpret_cast<uint8_t*>(q.codes.mutable_data_ptr<int8_t>());
   uint8_t* mask = q.mask.mutable_data_ptr<uint8_t>();
-  at::parallel_for(0, out, std::max<int64_t>(1, 32768 / std::max<int64_t>(filter, 1)), [&](int64_t begin, int64_t end) {
+  at::parallel_for(0, out, std::max<int64_t>(1, 16384 / std::max<int64_t>(filter, 1)), [&](int64_t begin, int64_t end) {
     for (int64_t o = begin; o < end; ++o) {
       Source s;
       s.values = values + o * filter;
@@ -87,9 +88,13 @@ Forward forward(const char* op, const at::Tensor& input, const at::Tensor& weigh
     const WeightLayout layout = weight_layout(groups, weight.size(1), weight.size(0) / groups,
                                               static_cast<int>(kernel_size.size()), dims_of(kernel_size, 1));
     const at::Tensor packed = at::empty({layout.packed_bytes()}, byte);
-    pack_weight(layout, f.weight.codes.const_data_ptr<int8_t>(), packed.mutable_data_ptr<uint8_t>());
-    const Plan plan = make_plan(layout, dims_of(x.sizes().slice(2), 1), dims_of(stride, 1), dims_of(padding, 0),
+    const FilterOrder order = filter_order(f.weight.codes);
+    at::parallel_for(0, pack_units(layout), std::max<int64_t>(1, 65536 / layout.panel_bytes()), [&](int64_t begin, int64_t end) {
+      pack_weight_units(layout, f.weight.codes.const_data_ptr<int8_t>(), order, begin, end, packed.mutable_data_ptr<uint8_t>());
+    });
+    Plan plan = make_plan(layout, dims_of(x.sizes().slice(2), 1), dims_of(stride, 1), dims_of(padding, 0),
                                 dims_of(dilation, 1), current_kernels().tile_rows);
+    if (samples < at::get_num_threads()) plan.share_among(at::get_num_threads());
     run_batch(plan, args, batch, qparams, packed.const_data_ptr<uint8_t>(), f.weight.scale, b, {y.mutable_data_ptr<float>(), nullptr, {}});
   } else if (y.numel() > 0) {
     y.zero_();

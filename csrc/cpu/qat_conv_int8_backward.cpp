@@ -91,7 +91,7 @@ Gradients float_backward(const Backward& b, bool bfloat16) {
     if (steps) seen_pixels(g.input, b).copy_(dx);
   }
   if (b.want_weight) {
-    g.weight = dw.contiguous().div_(leading(b.weight_scale, dims));
+    g.weight = dw.contiguous(b.weight_codes.suggest_memory_format()).div_(leading(b.weight_scale, dims));
     if (!per_sample) g.weight.mul_(b.input_scale.reshape({}));
   }
   return g;
@@ -141,7 +141,7 @@ std::optional<Gradients> depthwise_backward(const Backward& b) {
   if (b.want_input && b.mask != nullptr && channels_last && plan.channels % 16 != 0) apply_mask(g.input, b.mask);
   if (b.want_weight) {
     const at::Tensor scaled = (sums * b.input_scale.to(at::kDouble).reshape({-1, 1, 1})).sum(0).narrow(1, 0, plan.channels);
-    g.weight = scaled.t().to(at::kFloat).contiguous().reshape(b.weight_codes.sizes());
+    g.weight = scaled.t().to(at::kFloat).contiguous().reshape(b.weight_codes.sizes()).contiguous(b.weight_codes.suggest_memory_format());
   }
   if (b.want_bias) {
     double* total = grad_sum;
@@ -158,6 +158,21 @@ at::Tensor bias_gradient(const Backward& b) {
   return b.grad.sum(all_but_channels, /*keepdim=*/false, at::kDouble).to(at::kFloat);
 }
 
+// float32 [1] or [N]: codes of signed grids are stored 128 higher.
+at::Tensor stored_zero_point(const at::Tensor& zero_point, int64_t low, int64_t high) {
+  const at::Tensor whole = rounded_zero_point(zero_point, low, high);
+  const float shift = low < 0 ? 128.0f : 0.0f;
+  at::Tensor stored = at::empty({whole.numel()}, whole.options().dtype(at::kFloat));
+  float* to = stored.mutable_data_ptr<float>();
+  if (whole.scalar_type() == at::kInt && whole.is_contiguous()) {
+    const int* from = whole.const_data_ptr<int>();
+    for (int64_t i = 0; i < stored.numel(); ++i) to[i] = static_cast<float>(from[i]) + shift;
+  } else {
+    stored.copy_(whole.reshape(-1)).add_(shift);
+  }
+  return stored;
+}
+
 std::tuple<at::Tensor, at::Tensor, at::Tensor> qat_conv_backward_cpu(
     const at::Tensor& grad_output, const at::Tensor& codes, const std::optional<at::Tensor>& mask,
     const at::Tensor& weight_codes, const std::optional<at::Tensor>& weight_mask, const at::Tensor& input_scale,
@@ -167,14 +182,13 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> qat_conv_backward_cpu(
   check_backward_mode("_qat_conv_int8_backward", backward);
   const auto format = codes.suggest_memory_format();
   const auto floats = grad_output.options().dtype(at::kFloat);
-  Backward b{grad_output.to(at::kFloat).contiguous(format), codes.contiguous(format), weight_codes.contiguous(), {}, {}, {}, stride, padding, dilation,
+  Backward b{grad_output.to(at::kFloat).contiguous(format), codes.contiguous(format), weight_codes.contiguous(weight_codes.suggest_memory_format()), {}, {}, {}, stride, padding, dilation,
              groups, wanted[0], wanted[1], wanted[2]};
-  const at::Tensor none = at::empty({0}, floats);
-  if (!wanted[0] && !wanted[1]) return {none, none, wanted[2] ? bias_gradient(b) : none};
-  b.input_scale = positive_scale(input_scale).reshape(-1).contiguous();
-  b.zero_point = (rounded_zero_point(input_zero_point, input_quant_min, input_quant_max).to(at::kFloat) +
-                  (input_quant_min < 0 ? 128.0 : 0.0)).reshape(-1).contiguous();
-  b.weight_scale = positive_scale(weight_scale).reshape(-1).expand({weight_codes.size(0)}).contiguous();
+  const auto none = [&] { return at::empty({0}, floats); };
+  if (!wanted[0] && !wanted[1]) return {none(), none(), wanted[2] ? bias_gradient(b) : none()};
+  b.input_scale = channel_scales(positive_scale(input_scale), input_scale.numel());
+  b.zero_point = stored_zero_point(input_zero_point, input_quant_min, input_quant_max);
+  b.weight_scale = channel_scales(positive_scale(weight_scale), weight_codes.size(0));
   if (mask.has_value()) b.mask = mask->const_data_ptr<uint8_t>();
   std::optional<Gradients> g = depthwise_backward(b);
   const bool integer = backward == "int16" || (backward == "auto" && cpu::current_isa() >= cpu::Isa::avx512);
@@ -187,7 +201,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> qat_conv_backward_cpu(
     if (wanted[2]) g->bias = bias_gradient(b);
   }
   if (wanted[1] && weight_mask.has_value()) apply_mask(g->weight, weight_mask->const_data_ptr<uint8_t>());
-  return {wanted[0] ? g->input : none, wanted[1] ? g->weight : none, wanted[2] ? g->bias : none};
+  return {wanted[0] ? g->input : none(), wanted[1] ? g->weight : none(), wanted[2] ? g->bias : none()};
 }
 
 }  // namespace

@@ -45,7 +45,7 @@ QatConvResult forward(const at::Tensor& input, const at::Tensor& weight, const O
   r.output = at::empty_symint(sizes, x.options(), format);
   const WeightCodes w = quantize_weight_lines(weight, column_scale, out == 0 ? 1 : std::max<int64_t>(1, weight.numel() / out),
                                               weight_quant_min, weight_quant_max, device.stream());
-  r.weight_codes = w.codes;
+  r.weight_codes = w.codes.contiguous(weight.suggest_memory_format());
   r.weight_mask = w.mask;
   if (keep) {
     r.codes = at::empty(x.sizes(), byte, format);
@@ -150,7 +150,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> backward_op(
   if (wanted[1]) {
     at::Tensor values = dw.to(at::kFloat).contiguous().div_(along(column_scale, dims, 0));
     if (!per_sample) values.mul_(scale.reshape({}));
-    grad_weight = apply_line_mask(values, weight_mask, weight_codes.size(0), at::kFloat, device.stream());
+    grad_weight = apply_line_mask(values, weight_mask, weight_codes.size(0), at::kFloat, device.stream())
+                      .contiguous(weight_codes.suggest_memory_format());
   }
   return {grad_input, grad_weight, grad_bias};
 }

@@ -50,7 +50,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> forward_m
   }
   return {y, at::empty_symint(input.sym_sizes(), bytes, input.suggest_memory_format()),
           at::empty_symint({input.sym_size(0), (sample + 7) / 8}, bytes),
-          at::empty_symint(weight.sym_sizes(), input.options().dtype(at::kChar)),
+          at::empty_symint(weight.sym_sizes(), input.options().dtype(at::kChar), weight.suggest_memory_format()),
           at::empty_symint({weight.sym_size(0), (filter + 7) / 8}, bytes)};
 }
 
@@ -62,7 +62,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> backward_meta(
   const auto floats = grad_output.options().dtype(at::kFloat);
   const auto none = [&] { return at::empty({0}, floats); };
   return {wanted[0] ? at::empty_symint(codes.sym_sizes(), floats, codes.suggest_memory_format()) : none(),
-          wanted[1] ? at::empty_symint(weight_codes.sym_sizes(), floats) : none(),
+          wanted[1] ? at::empty_symint(weight_codes.sym_sizes(), floats, weight_codes.suggest_memory_format()) : none(),
           wanted[2] ? at::empty_symint({weight_codes.sym_size(0)}, floats) : none()};
 }
 

@@ -8,8 +8,8 @@ struct QatConvResult {
   at::Tensor output;
   at::Tensor codes;         // uint8, shape and memory format of input; signed grids shifted by 128
   at::Tensor mask;          // uint8 [N, ceil(sample / 8)]: bit i of a sample, in memory order, is 1 inside the grid
-  at::Tensor weight_codes;  // int8, contiguous
-  at::Tensor weight_mask;   // uint8 [out, ceil(in / groups * taps / 8)]
+  at::Tensor weight_codes;  // int8, in the memory format of weight, as is its gradient
+  at::Tensor weight_mask;   // uint8 [out, ceil(in / groups * taps / 8)]: the same for each output channel
 };
 QatConvResult qat_conv_forward(const at::Tensor& input, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
                                const at::Tensor& input_scale, const at::Tensor& input_zero_point,

@@ -80,14 +80,15 @@ std::vector<int64_t> class_taps(const WeightLayout& w, const InputGradClass& of)
   return taps;
 }
 
-void class_weight(const WeightLayout& w, const std::vector<int64_t>& taps, const int8_t* codes, int8_t* rotated) {
+void class_weight(const WeightLayout& w, const std::vector<int64_t>& taps, const int8_t* codes, FilterOrder order, int8_t* rotated) {
+  const FilterSteps steps(w, order);
   const auto count = static_cast<int64_t>(taps.size());
   for (int64_t g = 0; g < w.groups; ++g) {
     for (int64_t o = 0; o < w.group_out; ++o) {
       for (int64_t c = 0; c < w.group_in; ++c) {
-        const int8_t* from = codes + ((g * w.group_out + o) * w.group_in + c) * w.taps();
+        const int8_t* from = codes + (g * w.group_out + o) * w.group_in * w.taps() + c * steps.channel;
         int8_t* to = rotated + ((g * w.group_in + c) * w.group_out + o) * count;
-        for (int64_t t = 0; t < count; ++t) to[t] = from[taps[static_cast<size_t>(t)]];
+        for (int64_t t = 0; t < count; ++t) to[t] = from[taps[static_cast<size_t>(t)] * steps.tap];
       }
     }
   }
@@ -119,23 +120,90 @@ void gather_taps(const WeightLayout& w, const std::vector<int64_t>& taps, const 
   }
 }
 
+// Four rows of n bytes side by side: to[4 * i + j] = rows[j][i].
+void interleave(const int8_t* const rows[4], int64_t n, uint8_t* to) {
+  int64_t i = 0;
+#if defined(__SSE2__)
+  const auto row = [&](int j) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(rows[j] + i)); };
+  for (; i + 16 <= n; i += 16) {
+    const __m128i a = row(0), b = row(1), c = row(2), d = row(3);
+    const __m128i ab0 = _mm_unpacklo_epi8(a, b), ab1 = _mm_unpackhi_epi8(a, b);
+    const __m128i cd0 = _mm_unpacklo_epi8(c, d), cd1 = _mm_unpackhi_epi8(c, d);
+    auto* out = reinterpret_cast<__m128i*>(to + 4 * i);
+    _mm_storeu_si128(out, _mm_unpacklo_epi16(ab0, cd0));
+    _mm_storeu_si128(out + 1, _mm_unpackhi_epi16(ab0, cd0));
+    _mm_storeu_si128(out + 2, _mm_unpacklo_epi16(ab1, cd1));
+    _mm_storeu_si128(out + 3, _mm_unpackhi_epi16(ab1, cd1));
+  }
+#endif
+  for (; i < n; ++i) {
+    for (int j = 0; j < 4; ++j) to[4 * i + j] = static_cast<uint8_t>(rows[j][i]);
+  }
+}
+
+// sums[i] += each of `count` rows of n codes, `pitch` apart.
+void add_rows(const int8_t* codes, int64_t pitch, int64_t count, int64_t n, int32_t* sums) {
+  for (int64_t first = 0; first < count; first += 256) {  // what 16 bits hold
+    int16_t some[kPanel] = {};
+    for (int64_t r = first; r < std::min(count, first + 256); ++r) {
+      const int8_t* row = codes + r * pitch;
+      if (n == kPanel) {
+        for (int64_t i = 0; i < kPanel; ++i) some[i] = static_cast<int16_t>(some[i] + row[i]);
+      } else {
+        for (int64_t i = 0; i < n; ++i) some[i] = static_cast<int16_t>(some[i] + row[i]);
+      }
+    }
+    for (int64_t i = 0; i < n; ++i) sums[i] += some[i];
+  }
+}
+
+// pack_class of channels-last codes whose output channels come in fours: what a panel holds is rows of them side by side.
+void pack_class_rows(const WeightLayout& w, const InputGradClass& of, const std::vector<int64_t>& taps, const int8_t* codes, uint8_t* panels,
+                     int32_t* sums) {
+  const WeightLayout& t = of.plan.weight;
+  const int64_t filter = w.group_in * w.taps();
+  for (int64_t at = 0; at < t.planes * t.panels; ++at) {
+    const int64_t column = at % t.panels * kPanel, n = std::min(kPanel, w.group_in - column);
+    uint8_t* panel = panels + at * t.panel_bytes();
+    int32_t* sum = sums + at * kPanel;
+    std::memset(panel, 0, static_cast<size_t>(t.panel_bytes()));
+    std::memset(sum, 0, kPanel * sizeof(int32_t));
+    for (size_t i = 0; i < taps.size(); ++i) {
+      const auto tap = static_cast<int64_t>(i);
+      const int64_t k = t.k_offset(tap / (t.kernel[1] * t.kernel[2]), tap / t.kernel[2] % t.kernel[1], tap % t.kernel[2], 0);
+      const int8_t* from = codes + at / t.panels * w.group_out * filter + taps[i] * w.group_in + column;
+      for (int64_t o = 0; o < w.group_out; o += 4) {
+        const int8_t* rows[4];
+        for (int64_t j = 0; j < 4; ++j) rows[j] = from + (o + j) * filter;
+        interleave(rows, n, panel + (k + o) * kPanel);
+      }
+      add_rows(from, filter, w.group_out, n, sum);
+    }
+  }
+}
+
 }  // namespace
 
-void pack_class(const WeightLayout& w, const InputGradClass& of, const int8_t* codes, uint8_t* packed) {
+void pack_class(const WeightLayout& w, const InputGradClass& of, const int8_t* codes, FilterOrder order, uint8_t* packed) {
   const WeightLayout& t = of.plan.weight;
   const std::vector<int64_t> taps = class_taps(w, of);
-  if (t.merge > 1 || t.chunks > 1) {
+  const bool last = order == FilterOrder::channels_last;
+  if (t.merge > 1 || t.chunks > 1 || (last && w.group_out % 4 != 0)) {
     std::vector<int8_t> rotated(static_cast<size_t>(t.out_channels() * t.group_in) * taps.size());
-    class_weight(w, taps, codes, rotated.data());
+    class_weight(w, taps, codes, order, rotated.data());
     pack_weight(t, rotated.data(), packed);
+    return;
+  }
+  std::memset(packed, 0, static_cast<size_t>(kHeaderBytes));
+  uint8_t* panels = packed + kHeaderBytes;
+  auto* sums = reinterpret_cast<int32_t*>(panels + t.weight_bytes());
+  if (last) {
+    pack_class_rows(w, of, taps, codes, panels, sums);
     return;
   }
   const int64_t pitch = round_up(w.group_out, 16), words = t.k_pad() / 4;
   std::vector<uint8_t> gathered(taps.size() * static_cast<size_t>(pitch * kPanel));
   std::vector<float> rows(static_cast<size_t>(kPanel * words));  // moved four codes at a time
-  std::memset(packed, 0, static_cast<size_t>(kHeaderBytes));
-  uint8_t* panels = packed + kHeaderBytes;
-  auto* sums = reinterpret_cast<int32_t*>(panels + t.weight_bytes());
   uint8_t square[256];
   for (int64_t at = 0; at < t.planes * t.panels; ++at) {
     const int64_t column = at % t.panels * kPanel, n = std::min(kPanel, w.group_in - column);

@@ -28,6 +28,8 @@ struct Segment {
   int64_t k = 0;                         // offset in K; a multiple of 64
 };
 
+constexpr int64_t kCollected = 64;
+
 struct WeightGradPlan {
   // Groups that share a plane of the forward make one block, whose products between different groups are computed and dropped.
   int64_t merge = 1, blocks = 1, block_in = 1, block_out = 1;
@@ -61,9 +63,19 @@ struct WeightGradPlan {
     const int64_t left = forward.weight.out_channels() - panel_channel(panel);
     return columns < left ? (columns < kPanel ? columns : kPanel) : (left < kPanel ? left : kPanel);
   }
-  // Units of work: panels x strips of kStrip input channels x taps.
-  int64_t channel_strips() const { return (block_in + kStrip - 1) / kStrip; }
+  // Units of work: panels x strips of input channels x taps.
+  int64_t strip = kStrip;
+  int64_t channel_strips() const { return (block_in + strip - 1) / strip; }
+  // Shorter strips where the units are too few to be shared evenly.
+  void share_among(const Plan& forward, int64_t threads) {
+    if (threads > 1 && units(forward) < 8 * threads) strip = kStrip / 4;
+  }
   int64_t units(const Plan& forward) const { return forward.weight.taps() * panels() * channel_strips(); }
+  // Units of collect: a panel's stretches of kCollected elements of the filters.
+  int64_t collect_stretches(const Plan& forward) const {
+    return merge > 1 ? 1 : (forward.weight.group_in * forward.weight.taps() + kCollected - 1) / kCollected;
+  }
+  int64_t collect_units(const Plan& forward) const { return panels() * collect_stretches(forward); }
   int64_t sums_size(const Plan& forward) const { return forward.weight.taps() * panels() * block_in * kPanel; }
 };
 
@@ -90,7 +102,7 @@ struct InputGradPlan {
 };
 
 // Weight codes int8 [out, in / groups, *kernel] -> those of a class, [in, out / groups, *taps], packed as pack_weight does.
-void pack_class(const WeightLayout& forward, const InputGradClass& of, const int8_t* codes, uint8_t* packed);
+void pack_class(const WeightLayout& forward, const InputGradClass& of, const int8_t* codes, FilterOrder order, uint8_t* packed);
 
 // Pixels of a class, dense float [pixels, channels] or [channels, pixels], to their places in the input's gradient.
 void scatter_class(const Plan& forward, const InputGradClass& of, const Dims& stride, bool channels_last, const float* from, float* to);
@@ -105,24 +117,25 @@ struct WeightGradTask {
   int32_t zero_point = 0;                    // as stored
   float scale = 1;                           // limb scale * input scale
   float* sums = nullptr;                     // [taps][panels][block_in][64], added to
+  bool first = false;                        // nothing is in sums yet
 };
 
 struct GradKernels {
-  // sums[c] += the values of channel c, without its scale.
-  void (*channel_sums)(const GradSource& source, double* sums);
+  // sums[c] += the values of channel c, without its scale, for channels [begin, end).
+  void (*channel_sums)(const GradSource& source, int64_t begin, int64_t end, double* sums);
   // The largest |value * channel_scale|; NaN if there is one.
   float (*largest)(const GradSource& source);
   // Limbs + 128, in the source's order.
   void (*split)(const GradSource& source, float inverse, uint8_t* high, uint8_t* low);
-  // Codes of a sample, dense, to channels-first phases with a border of zero points.
-  void (*spread_codes)(const Plan& forward, const WeightGradPlan& plan, const Source& source, uint8_t* codes);
+  // Codes of a sample, dense, to channels-first phases with a border of zero points. Channels [16 * begin, 16 * end).
+  void (*spread_codes)(const Plan& forward, const WeightGradPlan& plan, const Source& source, int64_t begin, int64_t end, uint8_t* codes);
   // Padded limbs (from pad_rows of the dx plan) to panels [begin, end) of [panels][k / 4][64][4], and the sums of their
   // columns, [panels][chunks][64].
   void (*panel_limbs)(const Plan& forward, const Plan& input_grad, const WeightGradPlan& plan, const uint8_t* padded, int64_t begin, int64_t end,
                       int8_t* panels, int32_t* sums);
-  // Panels [begin, end): sums [taps][panels][block_in][64] / scale -> [out, in / groups, *kernel].
-  void (*collect)(const Plan& forward, const WeightGradPlan& plan, const float* sums, const float* scale, int64_t begin, int64_t end,
-                  float* grad_weight);
+  // Units [begin, end) of collect_units: sums [taps][panels][block_in][64] / scale -> [out, in / groups, *kernel].
+  void (*collect)(const Plan& forward, const WeightGradPlan& plan, const float* sums, const float* scale, FilterOrder order, int64_t begin,
+                  int64_t end, float* grad_weight);
   void (*weight_grad)(const Plan& forward, const WeightGradPlan& plan, const WeightGradTask& task, int64_t begin, int64_t end, uint8_t* scratch);
 };
 

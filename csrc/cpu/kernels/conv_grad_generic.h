@@ -20,12 +20,12 @@ inline void for_each_run(const GradSource& s, Visit visit) {
   }
 }
 
-void channel_sums(const GradSource& s, double* sums) {
+void channel_sums(const GradSource& s, int64_t begin, int64_t end, double* sums) {
   if (s.channels_last) {
-    add_column_sums(s.values, s.channels, s.pixels, s.channels, sums);
+    add_column_sums(s.values + begin, s.channels, s.pixels, end - begin, sums + begin);
     return;
   }
-  for (int64_t c = 0; c < s.channels; ++c) {
+  for (int64_t c = begin; c < end; ++c) {
     // Sixteen sums on every path, so that the order is the same.
     const float* from = s.values + c * s.pixels;
     const int64_t whole = s.pixels / 16 * 16;
@@ -103,22 +103,27 @@ inline void put_columns(const WeightGradPlan& w, uint8_t* row, int64_t x, int64_
   }
 }
 
-void spread_codes(const Plan& f, const WeightGradPlan& w, const Source& s, uint8_t* codes) {
+void spread_codes(const Plan& f, const WeightGradPlan& w, const Source& s, int64_t begin, int64_t end, uint8_t* codes) {
   const int border = static_cast<int>(s.zero_point) + s.shift;
   const int64_t channels = f.weight.in_channels(), width = f.in[2], left = f.padding[2];
-  std::memset(codes, border, static_cast<size_t>(w.codes_bytes(f)));
+  const int64_t first = 16 * begin, last = std::min(16 * end, channels);
+  for (int64_t z = 0; z < f.padded[0]; ++z) {
+    std::memset(codes + z * w.slice_bytes + first * w.row_stride, border, static_cast<size_t>((last - first) * w.row_stride));
+  }
+  const int64_t used = f.padded[0] * w.slice_bytes;
+  if (last == channels) std::memset(codes + used, border, static_cast<size_t>(w.codes_bytes(f) - used));
   for (int64_t z = 0; z < f.in[0]; ++z) {
     for (int64_t y = 0; y < f.in[1]; ++y) {
       const int64_t pixel = (z * f.in[1] + y) * width, padded = y + f.padding[1];
       // The phase row of channel 0 that this row of pixels belongs to.
       uint8_t* row = codes + (z + f.padding[0]) * w.slice_bytes + padded % w.phases[1] * w.phases[2] * w.plane + padded / w.phases[1] * w.pitch;
       if (!s.channels_last) {
-        for (int64_t c = 0; c < channels; ++c) put_columns(w, row + c * w.row_stride, left, width, s.codes + c * f.in_pixels() + pixel);
+        for (int64_t c = first; c < last; ++c) put_columns(w, row + c * w.row_stride, left, width, s.codes + c * f.in_pixels() + pixel);
         continue;
       }
       uint8_t square[256], staged[256];
-      for (int64_t c = 0; c < channels; c += 16) {
-        const int64_t here = std::min<int64_t>(16, channels - c);
+      for (int64_t c = first; c < last; c += 16) {
+        const int64_t here = std::min<int64_t>(16, last - c);
         for (int64_t x = 0; x < width; x += 16) {
           const int64_t count = std::min<int64_t>(16, width - x);
           const uint8_t* from = s.codes + (pixel + x) * channels + c;
@@ -211,37 +216,47 @@ void weight_grad(const Plan& f, const WeightGradPlan& w, const WeightGradTask& t
       float* target = task.sums + u.sums;
       for (int64_t i = 0; i < u.rows * kPanel; i += Vec::size) {
         const Vec whole = numerics::joined_limbs(Vec::load_s32(high + i), Vec::load_s32(low + i));
-        numerics::scaled_sum(whole, Vec(task.scale), Vec::load(target + i)).store(target + i);
+        const Vec before = task.first && chunk == 0 ? Vec(0.0f) : Vec::load(target + i);
+        numerics::scaled_sum(whole, Vec(task.scale), before).store(target + i);
       }
     });
   }
   gemm_end();
 }
 
-void collect(const Plan& f, const WeightGradPlan& w, const float* sums, const float* scale, int64_t begin, int64_t end, float* grad_weight) {
+void collect(const Plan& f, const WeightGradPlan& w, const float* sums, const float* scale, FilterOrder order, int64_t begin, int64_t end,
+             float* grad_weight) {
   const int64_t taps = f.weight.taps(), group_in = f.weight.group_in, filter = group_in * taps, per_tap = w.panels() * w.block_in * kPanel;
   alignas(64) float staged[16 * kPanel], scales[kPanel];
-  for (int64_t panel = begin; panel < end; ++panel) {
-    const int64_t first = w.panel_channel(panel), n = w.panel_columns(f, panel);
+  const FilterSteps steps(f.weight, order);
+  const int64_t stretches = w.collect_stretches(f);
+  for (int64_t unit = begin; unit < end; ++unit) {
+    const int64_t panel = unit / stretches, first = w.panel_channel(panel), n = w.panel_columns(f, panel);
     const float* own = sums + panel * w.block_in * kPanel;
     if (w.merge > 1) {
       for (int64_t i = 0; i < n; ++i) {
         const float* rows = own + (first + i) / f.weight.group_out % w.merge * group_in * kPanel + i;
         float* to = grad_weight + (first + i) * filter;
         for (int64_t c = 0; c < group_in; ++c) {
-          for (int64_t tap = 0; tap < taps; ++tap) to[c * taps + tap] = rows[tap * per_tap + c * kPanel] / scale[first + i];
+          for (int64_t tap = 0; tap < taps; ++tap) to[c * steps.channel + tap * steps.tap] = rows[tap * per_tap + c * kPanel] / scale[first + i];
         }
       }
       continue;
     }
     for (int64_t i = 0; i < kPanel; ++i) scales[i] = i < n ? scale[first + i] : 1.0f;
-    int64_t tap = 0, c = 0;
-    for (int64_t k = 0; k < filter; k += 16) {
-      const int64_t rows = std::min<int64_t>(16, filter - k);
+    const bool last = order == FilterOrder::channels_last;
+    const int64_t from_k = unit % stretches * kCollected, end_k = std::min(filter, from_k + kCollected);
+    int64_t tap = last ? from_k / group_in : from_k % taps, c = last ? from_k % group_in : from_k / taps;
+    for (int64_t k = from_k; k < end_k; k += 16) {
+      const int64_t rows = std::min<int64_t>(16, end_k - k);
       for (int64_t r = 0; r < rows; ++r) {
         const float* from = own + tap * per_tap + c * kPanel;
         for (int64_t i = 0; i < kPanel; i += Vec::size) (Vec::load(from + i) / Vec::load(scales + i)).store(staged + r * kPanel + i);
-        if (++tap == taps) tap = 0, ++c;
+        if (last) {
+          if (++c == group_in) c = 0, ++tap;
+        } else if (++tap == taps) {
+          tap = 0, ++c;
+        }
       }
       numerics::transpose_store(staged, kPanel, rows, n, grad_weight + first * filter + k, filter);
     }

@@ -20,13 +20,13 @@ struct WeightGradUnit {
 };
 
 inline WeightGradUnit weight_grad_unit(const Plan& f, const WeightGradPlan& w, int64_t unit) {
-  const int64_t taps = f.weight.taps(), tap = unit % taps, panel = unit / taps / w.channel_strips(), first = unit / taps % w.channel_strips() * kStrip;
+  const int64_t taps = f.weight.taps(), tap = unit % taps, panel = unit / taps / w.channel_strips(), first = unit / taps % w.channel_strips() * w.strip;
   const int64_t dy = tap / f.weight.kernel[2] % f.weight.kernel[1] * f.dilation[1], dx = tap % f.weight.kernel[2] * f.dilation[2];
   WeightGradUnit u;
   u.panel = panel;
   u.columns = w.panel_columns(f, panel);
   u.first = first;
-  u.rows = std::min(kStrip, w.block_in - first);
+  u.rows = std::min(w.strip, w.block_in - first);
   u.kernel_slice = tap / (f.weight.kernel[1] * f.weight.kernel[2]);
   u.shift = (dy % w.phases[1] * w.phases[2] + dx % w.phases[2]) * w.plane + dy / w.phases[1] * w.pitch + dx / w.phases[2];
   u.sums = ((tap * w.panels() + panel) * w.block_in + first) * kPanel;

@@ -89,7 +89,7 @@ int32_t sum_codes(const int8_t* codes, int64_t n) {
 namespace {
 
 // The columns of one panel as rows in order of K, [64][k_pad], and the sums of each over every chunk.
-void gather_rows(const WeightLayout& w, const int8_t* codes, int64_t panel, int8_t* rows, int32_t* sums) {
+void gather_rows(const WeightLayout& w, const int8_t* codes, FilterOrder order, int64_t panel, int8_t* rows, int32_t* sums) {
   const int64_t taps = w.taps(), filter = w.group_in * taps, all = w.out_channels() * filter;
   std::vector<int64_t> tap_at;
   for (int64_t t = 0; t < taps; ++t) {
@@ -104,6 +104,10 @@ void gather_rows(const WeightLayout& w, const int8_t* codes, int64_t panel, int8
     int8_t* to = rows + lane * w.k_pad() + o / w.group_out % w.merge * w.group_in;
     int64_t c = 0;
     uint8_t square[256];
+    if (order == FilterOrder::channels_last) {
+      for (int64_t t = 0; t < taps; ++t) std::memcpy(to + tap_at[static_cast<size_t>(t)], from + t * w.group_in, static_cast<size_t>(w.group_in));
+      c = w.group_in;
+    }
     // Squares read up to 16 codes past a channel's taps, so not at the very end.
     for (; c + 16 <= w.group_in && taps > 1 && o * filter + (c + 16) * taps + 16 <= all; c += 16) {
       for (int64_t t = 0; t < taps; t += 16) {
@@ -129,12 +133,18 @@ void gather_rows(const WeightLayout& w, const int8_t* codes, int64_t panel, int8
 
 }  // namespace
 
-void pack_weight(const WeightLayout& w, const int8_t* codes, uint8_t* packed) {
-  std::memset(packed + kHeaderBytes, 0, static_cast<size_t>(w.packed_bytes() - kHeaderBytes));
+int64_t pack_units(const WeightLayout& w) { return w.depthwise() ? 1 : w.planes * w.panels; }
+
+void pack_weight(const WeightLayout& w, const int8_t* codes, uint8_t* packed, FilterOrder order) {
+  pack_weight_units(w, codes, order, 0, pack_units(w), packed);
+}
+
+void pack_weight_units(const WeightLayout& w, const int8_t* codes, FilterOrder order, int64_t begin, int64_t end, uint8_t* packed) {
   uint8_t* panels = packed + kHeaderBytes;
   auto* sums = reinterpret_cast<int32_t*>(panels + w.weight_bytes());
   if (w.depthwise()) {
     uint8_t* rows = panels + 4 * w.sum_count();
+    std::memset(sums, 0, static_cast<size_t>(4 * w.sum_count()));
     for (int64_t c = 0; c < w.groups; ++c) {
       for (int64_t t = 0; t < w.taps(); ++t) {
         rows[t * w.groups + c] = static_cast<uint8_t>(codes[c * w.taps() + t]);
@@ -144,8 +154,9 @@ void pack_weight(const WeightLayout& w, const int8_t* codes, uint8_t* packed) {
     return;
   }
   std::vector<float> rows(static_cast<size_t>(kPanel * w.k_pad() / 4));  // moved four codes at a time
-  for (int64_t at = 0; at < w.planes * w.panels; ++at) {
-    gather_rows(w, codes, at, reinterpret_cast<int8_t*>(rows.data()), sums + at * w.chunks * kPanel);
+  for (int64_t at = begin; at < end; ++at) {
+    std::memset(sums + at * w.chunks * kPanel, 0, static_cast<size_t>(4 * w.chunks * kPanel));
+    gather_rows(w, codes, order, at, reinterpret_cast<int8_t*>(rows.data()), sums + at * w.chunks * kPanel);
     numerics::transpose_store(rows.data(), w.k_pad() / 4, kPanel, w.k_pad() / 4, reinterpret_cast<float*>(panels + at * w.panel_bytes()), kPanel);
   }
 }
@@ -172,6 +183,14 @@ Dims output_size(const Dims& in, const Dims& kernel, const Dims& stride, const D
 }
 
 int64_t Plan::codes_bytes() const { return weight.planes * plane_bytes + 64 + 32 * row_stride + weight.run_pad; }
+
+void Plan::share_among(int64_t threads) {
+  if (threads < 2 || weight.depthwise() || strips == 0 || strips >= 8 * threads || line_len <= kStrip / 2) return;
+  strip_len = kStrip / 2;
+  const int64_t lines = strips / strips_per_line;
+  strips_per_line = ceil_div(line_len, strip_len);
+  strips = lines * strips_per_line;
+}
 
 Plan make_plan(const WeightLayout& weight, const Dims& in, const Dims& stride, const Dims& padding, const Dims& dilation,
                int64_t tile_rows, const Dims& extra, const Dims* out) {

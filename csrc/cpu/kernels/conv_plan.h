@@ -49,10 +49,23 @@ struct WeightLayout {
 
 WeightLayout weight_layout(int64_t groups, int64_t group_in, int64_t group_out, int spatial_dims, const Dims& kernel);
 
+// How the codes of an output channel lie in memory: [group_in, *kernel], or with the channels last.
+enum class FilterOrder { channels_first, channels_last };
+
+// Codes from one input channel to the next, and from one tap to the next.
+struct FilterSteps {
+  int64_t channel, tap;
+  FilterSteps(const WeightLayout& w, FilterOrder order)
+      : channel(order == FilterOrder::channels_last ? 1 : w.taps()), tap(order == FilterOrder::channels_last ? w.group_in : 1) {}
+};
+
 // codes int8 [groups * group_out, group_in, *kernel] <-> the packed form:
 //   header (the caller's) | int8 [planes][panels][k_pad / 4][64][4] | int32 sums over K [planes][panels][chunks][64] |
 //   depthwise: int8 codes [taps][groups]
-void pack_weight(const WeightLayout& layout, const int8_t* codes, uint8_t* packed);
+void pack_weight(const WeightLayout& layout, const int8_t* codes, uint8_t* packed, FilterOrder order = FilterOrder::channels_first);
+// Its units [begin, end) of pack_units, each on its own.
+int64_t pack_units(const WeightLayout& layout);
+void pack_weight_units(const WeightLayout& layout, const int8_t* codes, FilterOrder order, int64_t begin, int64_t end, uint8_t* packed);
 // Sum of n codes.
 int32_t sum_codes(const int8_t* codes, int64_t n);
 void unpack_weight(const WeightLayout& layout, const uint8_t* packed, int8_t* codes);
@@ -94,6 +107,7 @@ struct Plan {
   Dims padded{1, 1, 1};  // in + extra + 2 * padding
   Walk walk = Walk::lines;
   int64_t line_len = 1, lines_per_slice = 1, strips_per_line = 1;
+  int64_t strip_len = kStrip;  // at most kStrip
   int64_t strips = 1;       // of one sample; a depthwise strip is two whole lines
   int64_t row_stride = 1;   // bytes between the codes of neighbouring positions of a strip
   int64_t plane_bytes = 1;  // padded codes of one plane
@@ -103,6 +117,8 @@ struct Plan {
 
   int64_t in_pixels() const { return in[0] * in[1] * in[2]; }
   int64_t out_pixels() const { return out[0] * out[1] * out[2]; }
+  // Shorter strips where a sample's are too few to be shared evenly.
+  void share_among(int64_t threads);
   // Padded codes of one sample, with room for what full tiles read beyond the last pixel.
   int64_t codes_bytes() const;
   int64_t gather_bytes() const { return walk == Walk::gather ? (kStrip + 16) * weight.k_pad() + 64 : 0; }

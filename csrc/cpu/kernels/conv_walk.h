@@ -25,8 +25,8 @@ struct Strip {
 };
 
 inline Strip strip_at(const Plan& p, int64_t strip) {
-  const int64_t start = strip % p.strips_per_line * kStrip, line = strip / p.strips_per_line;
-  return {line / p.lines_per_slice, line % p.lines_per_slice, start, std::min(kStrip, p.line_len - start)};
+  const int64_t start = strip % p.strips_per_line * p.strip_len, line = strip / p.strips_per_line;
+  return {line / p.lines_per_slice, line % p.lines_per_slice, start, std::min(p.strip_len, p.line_len - start)};
 }
 
 // Calls visit(first row of the strip, rows, first output pixel) for every run of positions that are output pixels.

@@ -82,7 +82,7 @@ at::Tensor positive_scale(const at::Tensor& scale) {
 }
 
 at::Tensor channel_scales(const at::Tensor& scale, int64_t n) {
-  if (scale.dim() == 1 && scale.size(0) == n && scale.scalar_type() == at::kFloat && scale.is_contiguous()) return scale;
+  if (scale.numel() == n && scale.scalar_type() == at::kFloat && scale.is_contiguous()) return scale.dim() == 1 ? scale : scale.view({n});
   return scale.to(at::kFloat).reshape(-1).expand({n}).contiguous();
 }
 

@@ -87,7 +87,8 @@ Gradients float_backward(const Backward& b, bool bfloat16) {
                                steps ? at::IntArrayRef(ones) : at::IntArrayRef(b.stride), b.padding, b.dilation, false, output_padding, b.groups, {b.want_input, b.want_weight, false});
   Gradients g;
   if (b.want_input) {
-    g.input = steps ? at::zeros(b.codes.sizes(), dx.options().memory_format(format)) : dx.contiguous(format);
+    // at::zeros would leave the format out, and the mask is in its order.
+    g.input = steps ? at::empty(b.codes.sizes(), dx.options(), format).zero_() : dx.contiguous(format);
     if (steps) seen_pixels(g.input, b).copy_(dx);
   }
   if (b.want_weight) {

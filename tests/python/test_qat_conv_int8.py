@@ -114,6 +114,7 @@ CASES = {
     "1x1": dict(kernel=(1, 1), padding=0, c=17, o=40),
     "stride without cover": dict(kernel=(1, 1), padding=0, stride=2),
     "stride without cover, per channel": dict(n=3, c=8, o=4, size=(14, 12), kernel=(1, 1), padding=0, stride=2),
+    "stride without cover, channels last": dict(n=2, c=6, o=5, size=(5, 7), kernel=(1, 1), padding=0, stride=(1, 2), channels_last=True),
     "groups": dict(groups=4),
     "groups of 24": dict(c=96, o=72, groups=3, n=3, channels_last=True),
     "narrow groups": dict(c=80, o=160, groups=20, channels_last=True, size=(9, 8)),
@@ -213,16 +214,36 @@ def test_forward_is_bit_equal_to_the_deployed_op(name, isa):
 
 
 @pytest.mark.parametrize("backward", BOUNDS)
-def test_threads_do_not_change_bits(backward):
+@pytest.mark.parametrize("options", [dict(c=40, o=36, size=(15, 14)), dict(c=64, o=64, size=(32, 32), channels_last=True)])
+def test_threads_do_not_change_bits(backward, options):
     results = []
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
-        layer = Layer(5, n=1, c=40, o=36, size=(15, 14))
+        layer = Layer(5, n=1, **options)
         y = layer.run(backward)
-        y.sum().backward()
-        results.append((y.detach(), layer.x.grad if backward == "int16" else y.detach()))
-    for y, g in results[1:]:
-        assert torch.equal(y, results[0][0]) and torch.equal(g, results[0][1])
+        (y * torch.linspace(-1, 1, y.numel()).view(y.shape)).sum().backward()
+        gradients = [layer.x.grad, layer.w.grad, layer.bias.grad] if backward == "int16" else []
+        results.append([y.detach(), *gradients])
+    for result in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(result, results[0], strict=True))
+
+
+@pytest.mark.parametrize("backward", BOUNDS)
+@pytest.mark.parametrize("name", CASES)
+def test_channels_last_weights_change_no_bits_and_keep_their_strides(name, backward):
+    for isa in ISAS if backward == "int16" else ISAS[-1:]:
+        ops._set_cpu_isa(isa)
+        results = []
+        for last in (False, True):
+            layer = Layer(8, **CASES[name])
+            if last:
+                layer.w = layer.w.detach().contiguous(memory_format=FORMATS[layer.w.dim() - 2]).requires_grad_()
+            y = layer.run(backward)
+            y.backward(torch.randn(y.shape, generator=torch.Generator().manual_seed(3)))
+            results.append((y.detach(), layer.x.grad, layer.w.grad))
+            significant = [d for d in range(layer.w.dim()) if layer.w.size(d) > 1]
+            assert [layer.w.grad.stride(d) for d in significant] == [layer.w.stride(d) for d in significant]
+        assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
 def test_only_codes_and_bits_are_saved():
@@ -284,6 +305,13 @@ def test_opcheck_compile_and_script():
     opcheck(ops.qat_conv_int8, Layer(11, channels_last=True, bias=False).args(), dict(backward="float32"))
     out = ops._qat_conv_int8_forward(*[t.detach() if isinstance(t, torch.Tensor) else t for t in layer.args()], False)
     arguments = (torch.randn_like(out[0]), *out[1:], layer.s_x, layer.z_x, layer.s_w, *layer.grid, *layer.geometry, [True] * 3, "float32")
+    opcheck(ops._qat_conv_int8_backward, arguments)
+    last = Layer(11, channels_last=True)
+    last.w = last.w.detach().contiguous(memory_format=torch.channels_last).requires_grad_()
+    opcheck(ops.qat_conv_int8, last.args())
+    out = ops._qat_conv_int8_forward(*[t.detach() if isinstance(t, torch.Tensor) else t for t in last.args()], False)
+    assert out[3].stride() == last.w.stride()
+    arguments = (torch.randn_like(out[0]), *out[1:], last.s_x, last.z_x, last.s_w, *last.grid, *last.geometry, [True] * 3, "int16")
     opcheck(ops._qat_conv_int8_backward, arguments)
 
     def gradients(f, layer):

@@ -51,6 +51,8 @@ macro(torchqat_add_cuda target)
     set(CMAKE_CUDA_ARCHITECTURES ${TORCHQAT_CUDA_ARCHITECTURES})
     torchqat_enable_cuda_language()
     set(TORCHQAT_WITH_CUDA ON)
+    # The target is older than the language, so it has not taken the variable.
+    set_target_properties(${target} PROPERTIES CUDA_ARCHITECTURES "${TORCHQAT_CUDA_ARCHITECTURES}")
     torchqat_cuda_objects(torchqat_cuda)
     target_sources(${target} PRIVATE $<TARGET_OBJECTS:torchqat_cuda_kernels> $<TARGET_OBJECTS:torchqat_cuda_tensors>)
     foreach(lib torch_cuda c10_cuda)

@@ -86,6 +86,7 @@ set(TORCHQAT_KERNEL_SOURCES
 set(TORCHQAT_TORCH_SOURCES
   csrc/autocast/backward.cpp
   csrc/autocast/conv_int8.cpp
+  csrc/autocast/linear_block_float.cpp
   csrc/autocast/linear_float8.cpp
   csrc/autocast/linear_grouped.cpp
   csrc/autocast/linear_int8.cpp
@@ -95,6 +96,7 @@ set(TORCHQAT_TORCH_SOURCES
   csrc/autograd/float_grid.cpp
   csrc/autograd/histogram.cpp
   csrc/autograd/learned.cpp
+  csrc/autograd/linear_block_float.cpp
   csrc/autograd/linear_float8.cpp
   csrc/autograd/low_bit.cpp
   csrc/autograd/observed.cpp
@@ -144,6 +146,7 @@ set(TORCHQAT_TORCH_SOURCES
   csrc/meta/forms.cpp
   csrc/meta/histogram.cpp
   csrc/meta/learned.cpp
+  csrc/meta/linear_block_float.cpp
   csrc/meta/linear_float8.cpp
   csrc/meta/linear_grouped.cpp
   csrc/meta/linear_int8.cpp
@@ -169,6 +172,7 @@ set(TORCHQAT_TORCH_SOURCES
   csrc/ops/learned.cpp
   csrc/ops/learned_scale.cpp
   csrc/ops/library.cpp
+  csrc/ops/linear_block_float.cpp
   csrc/ops/linear_float8.cpp
   csrc/ops/linear_grouped.cpp
   csrc/ops/linear_int8.cpp
@@ -191,6 +195,7 @@ set(TORCHQAT_TORCH_SOURCES
 set(TORCHQAT_CUDA_KERNEL_SOURCES
   csrc/cuda/kernels/affine.cu
   csrc/cuda/kernels/batch_norm.cu
+  csrc/cuda/kernels/block_float.cu
   csrc/cuda/kernels/conv_int8.cu
   csrc/cuda/kernels/conv_pack.cu
   csrc/cuda/kernels/dynamic.cu
@@ -224,6 +229,7 @@ set(TORCHQAT_CUDA_TORCH_SOURCES
   csrc/cuda/int8_gemm.cpp
   csrc/cuda/learned.cpp
   csrc/cuda/lines.cpp
+  csrc/cuda/linear_block_float.cpp
   csrc/cuda/linear_float8.cpp
   csrc/cuda/linear_grouped.cpp
   csrc/cuda/linear_int8.cpp
@@ -249,6 +255,7 @@ set(TORCHQAT_PUBLIC_HEADERS
   csrc/include/torchqat/forms.h
   csrc/include/torchqat/histogram.h
   csrc/include/torchqat/learned.h
+  csrc/include/torchqat/linear_block_float.h
   csrc/include/torchqat/linear_float8.h
   csrc/include/torchqat/linear_grouped.h
   csrc/include/torchqat/linear_int8.h

@@ -14,7 +14,7 @@ void without_autocast(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
 
 void register_all(torch::Library& m) {
   for (const char* name : {"_qat_conv_int8_backward", "_qat_linear_grouped_backward", "_qat_linear_int8_backward",
-                           "_linear_float8_backward"}) {
+                           "_linear_block_float_backward", "_linear_float8_backward"}) {
     m.impl(name, torch::CppFunction::makeFromBoxedFunction<&without_autocast>());
   }
 }

@@ -13,6 +13,13 @@ FLOAT_PREFIXES = {8: ("e4m3", "e5m2", "mxfp8"), 6: ("e3m2", "e2m3", "mxfp6"), 4:
 LEVEL_FORMATS = ("ternary", "binary")
 
 
+def has_block_product(input_format: str, input_block: int, weight_format: str, weight_block: int) -> bool:
+    """Whether tensor cores multiply two block formats (linear_block_float): both MX or both NVFP4, in their own blocks, not e5m2 twice."""
+    blocks = (BLOCK_FORMATS.get(input_format), BLOCK_FORMATS.get(weight_format))
+    e5m2_twice = input_format == weight_format == "mxfp8_e5m2"
+    return blocks[0] == blocks[1] == input_block == weight_block and not e5m2_twice
+
+
 def parse_integer(dtype: str) -> tuple[int, bool] | None:
     """(bits, signed) of an integer format such as "int4" or "uint8"; None for any other name."""
     match = _INTEGER.fullmatch(dtype)

@@ -16,7 +16,8 @@ WAITS = (
     r"\.cpu\(\)|\.item\b|\.item<|to\(at::kCPU|to\(c10::kCPU|through_cpu[<(]|\bnonzero\(|masked_select|\bis_nonzero|at::equal\(|\.equal\(|"
     r"(Stream|Device|Event)Synchronize|\.synchronize\(|cudaMemcpy|cudaMalloc\b|cudaFree\b|isTensorSubclassLike|allclose"
 )
-# Per file: how many places wait, each in an op of WAITING.
+# Per file: how many places wait, each in an op of WAITING; but linear_block_float waits once per device, before the first product.
+FIRST_USE = {"linear_block_float.cpp": 1}
 KNOWN = {"through_cpu.h": 2, "linear_grouped.cpp": 3, "linear_int8.cpp": 1, "conv_int8.cpp": 2, "packing.cpp": 2}
 
 
@@ -28,7 +29,7 @@ def test_sources_wait_only_where_it_is_said():
     files = sorted(p for p in SOURCES.rglob("*") if p.suffix in (".cpp", ".cu", ".cuh", ".h"))
     assert len(files) > 50
     found = {p.name: len(re.findall(WAITS, without_comments(p.read_text()))) for p in files}
-    assert {name: n for name, n in found.items() if n} == KNOWN
+    assert {name: n for name, n in found.items() if n} == {**KNOWN, **FIRST_USE}
     packs = "".join(without_comments((SOURCES / name).read_text()) for name in KNOWN)
     assert all(f'm.impl("{name}"' in packs for name in WAITING)
 

@@ -10,6 +10,7 @@
 #include <torchqat/forms.h>
 #include <torchqat/histogram.h>
 #include <torchqat/learned.h>
+#include <torchqat/linear_block_float.h>
 #include <torchqat/linear_float8.h>
 #include <torchqat/linear_grouped.h>
 #include <torchqat/linear_int8.h>

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from torchqat.config import QConfig
+from torchqat.formats import has_block_product
 from torchqat.nn.qat._layer import QatLayer
 from torchqat.observers import RangeObserver
 
@@ -49,6 +50,11 @@ class LinearLayer(QatLayer):
         # Scales that the op finds as it reads: of each token, of each output channel.
         self.token_scales = self.float8 and activation.layout == "last" and not (activation.static or activation.round_scale)
         self.channel_scales = self.float8 and len(weight.block_size) == 2 and not weight.round_scale
+        self.block_product = (
+            weight is not None
+            and activation is not None
+            and has_block_product(activation.format, activation.group, weight.format, weight.group)
+        )
 
     def matrix(self) -> Tensor:
         return self.weight
@@ -72,6 +78,13 @@ class LinearLayer(QatLayer):
                 and self.activation_fake_quant.enabled
             ):
                 return self.float8_forward(input)
+            if (
+                self.block_product
+                and input.is_cuda
+                and self.weight_fake_quant.enabled
+                and self.activation_fake_quant.enabled
+            ):
+                return self.block_float_forward(input)
         if self.activation_fake_quant is not None:
             input = self.activation_fake_quant(input)
         weight = self.matrix()
@@ -128,6 +141,19 @@ class LinearLayer(QatLayer):
             self.activation_fake_quant.format,
             self.weight_fake_quant.format,
             self.backward_kind,
+        )
+
+    def block_float_forward(self, input: Tensor) -> Tensor:
+        weight = self.matrix()
+        if weight.dtype != torch.float64:
+            weight = weight.to(torch.float32)  # its values exactly, as the deployed layer has them
+        return torch.ops.torchqat.linear_block_float(
+            self.activation_fake_quant(input),
+            self.weight_fake_quant(weight),
+            self.bias,
+            self.activation_fake_quant.format,
+            self.weight_fake_quant.format,
+            input,
         )
 
     def multiply(
@@ -214,9 +240,10 @@ class Linear(LinearLayer, nn.Linear):
     """`y = x_q @ w_q.T + b` on quantised values.
 
     With integer weight and activation the forward is the deployed integer kernel itself, with both on 8-bit float grids that of
-    linear_float8 (FP8 tensor cores where there are some); otherwise it is a float product of fake-quantised tensors. The integer
-    layer's arithmetic is float32's around its integers: float64 inputs and weights are rounded to float32 first, and the result is
-    returned as float64, before and after convert.
+    linear_float8 (FP8 tensor cores where there are some), on a CUDA device with both in MX or both in NVFP4 that of
+    linear_block_float; otherwise it is a float product of fake-quantised tensors. The integer layer's arithmetic is float32's
+    around its integers: float64 inputs and weights are rounded to float32 first, and the result is returned as float64, before
+    and after convert.
 
     Shape: input [..., in_features]; output [..., out_features].
 

@@ -1,13 +1,14 @@
 """Layers whose weight lies on a float grid (FP8, FP6, FP4, MX, NVFP4): kept as element codes and scales.
 
-Linear with both sides in 8-bit floats is linear_float8, on FP8 tensor cores where there are some. The others compute in float; the
-values are exactly those that were trained.
+Linear with both sides in 8-bit floats is linear_float8, on FP8 tensor cores where there are some; on CUDA with both sides in MX or
+both in NVFP4 it is linear_block_float. The others compute in float; the values are exactly those that were trained.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from torchqat.formats import has_block_product
 from torchqat.nn.quantized._layer import Description, QuantizedLayer, described
 from torchqat.nn.quantized.conv import GEOMETRY, ConvGeometry
 from torchqat.nn.quantized.input_rounding import input_rounding
@@ -130,6 +131,10 @@ class LinearFloatGrid(QuantizedLayer):
         self.register_buffer("codes", description.tensors["codes"])
         self.register_buffer("values", element_values(config["element"]).to(self.codes.device), persistent=False)
         self.input_rounding = input_rounding(config, description.tensors)
+        self.format, rounding = config["format"], self.input_rounding
+        self.block_product = rounding is not None and has_block_product(
+            rounding.format, rounding.group, self.format, self.block_size[-1] if self.block_size else 0
+        )
 
     @classmethod
     def describe(cls, layer) -> Description:
@@ -146,6 +151,16 @@ class LinearFloatGrid(QuantizedLayer):
                     self.input_rounding.row_scale(input),
                     self.input_rounding.format,
                     self.element,
+                )
+            if self.block_product and input.is_cuda:
+                dtype = torch.float64 if input.dtype == torch.float64 else torch.float32
+                return torch.ops.torchqat.linear_block_float(
+                    self.input_rounding(input),
+                    decoded(self.codes, self.values, self.weight_scale, self.block_size, self.along, dtype),
+                    self.bias,
+                    self.input_rounding.format,
+                    self.format,
+                    input,
                 )
             input = self.input_rounding(input)
         weight = decoded(self.codes, self.values, self.weight_scale, self.block_size, self.along, input.dtype)

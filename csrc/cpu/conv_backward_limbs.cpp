@@ -18,8 +18,9 @@ struct Workspace {
   uint8_t *limbs[2], *padded[2], *codes;
   int8_t* panels[2];
   int32_t* sums[2];
-  float* pixels;      // of one class
-  float* weight_sums;  // of dw, over the samples so far
+  float* pixels;             // of one class
+  float scale = 1;           // what 1 of the limbs stands for
+  std::vector<double> bias;  // the sums of its channels
 };
 
 // Splits [0, n) among threads, at least `grain` each.
@@ -35,22 +36,30 @@ class IntegerBackward {
     weight_plan_.share_among(forward_, at::get_num_threads());
     const int64_t padded = input_grad_.padded.codes_bytes(), class_bytes = input_grad_.whole() ? 0 : 4 * input_grad_.largest_class() * in_channels();
     const int64_t sizes[] = {out_size(), out_size(), padded, padded, weight_plan_.codes_bytes(forward_), weight_plan_.limb_bytes(),
-                             weight_plan_.limb_bytes(), sums_bytes(), sums_bytes(), class_bytes, b.want_weight ? 4 * weight_plan_.sums_size(forward_) : 0};
+                             weight_plan_.limb_bytes(), sums_bytes(), sums_bytes(), class_bytes};
+    const auto room = [](int64_t size) { return (size + 127) / 64 * 64; };
     int64_t total = 0;
-    for (int64_t size : sizes) total += (size + 127) / 64 * 64;
-    uint8_t* at = thread_scratch(1, total);
-    auto take = [&, i = 0]() mutable {
-      uint8_t* here = at;
-      at += (sizes[i++] + 127) / 64 * 64;
-      return here;
-    };
-    for (auto& p : work_.limbs) p = take();
-    for (auto& p : work_.padded) p = take();
-    work_.codes = take();
-    for (auto& p : work_.panels) p = reinterpret_cast<int8_t*>(take());
-    for (auto& p : work_.sums) p = reinterpret_cast<int32_t*>(take());
-    work_.pixels = reinterpret_cast<float*>(take());
-    work_.weight_sums = reinterpret_cast<float*>(take());
+    for (int64_t size : sizes) total += room(size);
+    // A sample for each thread, or all threads on one.
+    const int64_t threads = at::get_num_threads(), wave = b.codes.size(0) >= threads && !at::in_parallel_region() ? threads : 1;
+    const int64_t weight_bytes = b.want_weight ? 4 * weight_plan_.sums_size(forward_) : 0;
+    uint8_t* at = thread_scratch(1, wave * total + room(weight_bytes));
+    weight_sums_ = reinterpret_cast<float*>(at);
+    at += room(weight_bytes);
+    work_.resize(static_cast<size_t>(wave));
+    for (Workspace& w : work_) {
+      auto take = [&, i = 0]() mutable {
+        uint8_t* here = at;
+        at += room(sizes[i++]);
+        return here;
+      };
+      for (auto& p : w.limbs) p = take();
+      for (auto& p : w.padded) p = take();
+      w.codes = take();
+      for (auto& p : w.panels) p = reinterpret_cast<int8_t*>(take());
+      for (auto& p : w.sums) p = reinterpret_cast<int32_t*>(take());
+      w.pixels = reinterpret_cast<float*>(take());
+    }
   }
 
   Gradients run() {
@@ -65,11 +74,23 @@ class IntegerBackward {
       }
     }
     if (b_.want_bias) bias_.assign(static_cast<size_t>(forward_.weight.out_channels()), 0.0);
-    for (int64_t n = 0; n < b_.codes.size(0); ++n) {
-      // The sample's gradient stays in the cache for what follows.
-      const float scale = make_limbs(n);
-      if (b_.want_input) input_gradient(n, scale, g.input);
-      if (b_.want_weight) weight_gradient(n, scale);
+    float* dx = b_.want_input ? g.input.mutable_data_ptr<float>() : nullptr;
+    const int64_t samples = b_.codes.size(0), wave = static_cast<int64_t>(work_.size());
+    for (int64_t n = 0; n < samples;) {
+      const int64_t here = samples - n >= wave ? wave : 1;
+      if (here == 1) {
+        sample(n, work_[0], dx);
+      } else {
+        shared(here, 1, [&](int64_t begin, int64_t end) {
+          for (int64_t i = begin; i < end; ++i) sample(n + i, work_[static_cast<size_t>(i)], dx);
+        });
+      }
+      if (b_.want_weight) weight_gradient(n, here);
+      for (int64_t i = 0; i < here && b_.want_bias; ++i) {
+        const std::vector<double>& more = work_[static_cast<size_t>(i)].bias;
+        std::transform(bias_.begin(), bias_.end(), more.begin(), bias_.begin(), std::plus<double>());
+      }
+      n += here;
     }
     if (b_.want_weight) g.weight = collect();
     if (b_.want_bias) g.bias = floats_of(bias_.data(), static_cast<int64_t>(bias_.size()), b_.grad.options());
@@ -77,6 +98,13 @@ class IntegerBackward {
   }
 
  private:
+  // Everything of sample n but the products for dw. The sample's gradient stays in the cache for what follows.
+  void sample(int64_t n, Workspace& w, float* dx) {
+    make_limbs(n, w);
+    if (b_.want_input) input_gradient(n, w, dx + n * (b_.codes.numel() / b_.codes.size(0)));
+    if (b_.want_weight) make_panels(n, w);
+  }
+
   int64_t out_size() const { return forward_.weight.out_channels() * forward_.out_pixels(); }
   int64_t in_channels() const { return forward_.weight.in_channels(); }
   int64_t sums_bytes() const { return weight_plan_.panels() * weight_plan_.chunk_count() * kPanel * 4; }
@@ -93,16 +121,17 @@ class IntegerBackward {
     return {values + begin * pixels, false, pixels, end - begin, scale + begin};
   }
 
-  // The largest magnitude of sample n's gradient; adds its sums to those of the bias. A channel is summed by one thread, in order.
-  float largest(int64_t n) {
-    const int64_t parts = out_size() < 32768 ? 1 : at::get_num_threads(), channels = forward_.weight.out_channels();
+  // The largest magnitude of sample n's gradient, and its sums for the bias: a channel's by one thread, in order.
+  float largest(int64_t n, Workspace& w) {
+    const int64_t parts = out_size() < 32768 || at::in_parallel_region() ? 1 : at::get_num_threads(), channels = forward_.weight.out_channels();
+    if (b_.want_bias) w.bias.assign(static_cast<size_t>(channels), 0.0);
     std::vector<float> found(static_cast<size_t>(parts), 0.0f);
     const auto share = [parts](int64_t all, int64_t unit, int64_t i) { return std::min(all, (all + unit - 1) / unit * i / parts * unit); };
     shared(parts, 1, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         found[static_cast<size_t>(i)] = kernels_.largest(part(n, share(lines(), 1, i), share(lines(), 1, i + 1)));
         const int64_t first = share(channels, 16, i), last = share(channels, 16, i + 1);
-        if (b_.want_bias && first < last) kernels_.channel_sums(part(n, 0, lines()), first, last, bias_.data());
+        if (b_.want_bias && first < last) kernels_.channel_sums(part(n, 0, lines()), first, last, w.bias.data());
       }
     });
     float most = 0;
@@ -110,13 +139,13 @@ class IntegerBackward {
     return most;
   }
 
-  // The limbs of sample n, padded; returns what 1 of them stands for.
-  float make_limbs(int64_t n) {
+  // The limbs of sample n, padded.
+  void make_limbs(int64_t n, Workspace& w) {
     const int64_t lines = this->lines(), line = out_size() / lines, grain = std::max<int64_t>(1, 16384 / line);
-    const float largest = this->largest(n);
+    const float largest = this->largest(n, w);
     const float inverse = numerics::limb_inverse(largest);
     shared(lines, grain, [&](int64_t begin, int64_t end) {
-      kernels_.split(part(n, begin, end), inverse, work_.limbs[0] + begin * line, work_.limbs[1] + begin * line);
+      kernels_.split(part(n, begin, end), inverse, w.limbs[0] + begin * line, w.limbs[1] + begin * line);
     });
     const Kernels forward = current_kernels();
     const Plan& padded = input_grad_.padded;
@@ -125,38 +154,37 @@ class IntegerBackward {
       uint8_t* scratch = thread_scratch(0, pad_scratch_bytes(padded));
       for (int limb = 0; limb < 2; ++limb) {
         Source s;
-        s.codes = work_.limbs[limb];
+        s.codes = w.limbs[limb];
         s.channels_last = channels_last();
         s.shift = 128;
         const int64_t first = std::max(begin, limb * rows) - limb * rows, last = std::min(end, (limb + 1) * rows) - limb * rows;
-        if (first < last) forward.pad_rows(padded, s, first, last, work_.padded[limb], scratch);
+        if (first < last) forward.pad_rows(padded, s, first, last, w.padded[limb], scratch);
       }
     });
-    return numerics::limb_scale(largest);
+    w.scale = numerics::limb_scale(largest);
   }
 
-  void input_gradient(int64_t n, float scale, at::Tensor& grad_input) {
+  void input_gradient(int64_t n, const Workspace& w, float* whole) {
     const float one = 1.0f;
-    float* whole = grad_input.mutable_data_ptr<float>() + n * (grad_input.numel() / grad_input.size(0));
     const Kernels forward = current_kernels();
     for (size_t i = 0; i < input_grad_.classes.size(); ++i) {
       const InputGradClass& c = input_grad_.classes[i];
       Task task;
-      task.codes = work_.padded[0] + c.offset;
-      task.low_codes = work_.padded[1] + c.offset;
+      task.codes = w.padded[0] + c.offset;
+      task.low_codes = w.padded[1] + c.offset;
       task.packed = packed_[i].const_data_ptr<uint8_t>();
-      task.input_scale = scale;
+      task.input_scale = w.scale;
       task.zero_point = 128;
       task.weight_scale = &one;
-      task.out = input_grad_.whole() ? whole : work_.pixels;
+      task.out = input_grad_.whole() ? whole : w.pixels;
       task.channels_last = channels_last();
       shared(c.plan.strips, 1, [&](int64_t begin, int64_t end) {
         forward.strips(c.plan, task, begin, end, thread_scratch(0, strip_scratch_bytes(c.plan)));
       });
-      if (!input_grad_.whole()) scatter_class(forward_, c, input_grad_.stride, channels_last(), work_.pixels, whole);
+      if (!input_grad_.whole()) scatter_class(forward_, c, input_grad_.stride, channels_last(), w.pixels, whole);
     }
     if (b_.mask != nullptr) {
-      const int64_t size = grad_input.numel() / grad_input.size(0);
+      const int64_t size = b_.codes.numel() / b_.codes.size(0);
       // Whole bytes of the mask to each thread.
       shared((size + 4095) / 4096, 8, [&](int64_t begin, int64_t end) {
         const int64_t first = begin * 4096, last = std::min(size, end * 4096);
@@ -165,38 +193,47 @@ class IntegerBackward {
     }
   }
 
-  void weight_gradient(int64_t n, float scale) {
+  float zero_point(int64_t n) const { return b_.zero_point.const_data_ptr<float>()[b_.zero_point.numel() == 1 ? 0 : n]; }
+
+  // What the products for dw read of sample n.
+  void make_panels(int64_t n, const Workspace& w) {
     const int64_t panels = weight_plan_.panels();
-    const float zero_point = b_.zero_point.const_data_ptr<float>()[b_.zero_point.numel() == 1 ? 0 : n];
     Source s;
     s.codes = b_.codes.const_data_ptr<uint8_t>() + n * (b_.codes.numel() / b_.codes.size(0));
     s.channels_last = channels_last();
-    s.zero_point = zero_point;
+    s.zero_point = zero_point(n);
     // Half of the codes, the high limbs, the low limbs, half of the codes: two threads have the same to do.
     const int64_t blocks = (in_channels() + 15) / 16, half = blocks / 2;
     shared(2 * panels + blocks, 1, [&](int64_t begin, int64_t end) {
       for (int64_t unit = begin; unit < end; ++unit) {
         if (unit < half || unit >= half + 2 * panels) {
           const int64_t block = unit < half ? unit : unit - 2 * panels;
-          kernels_.spread_codes(forward_, weight_plan_, s, block, block + 1, work_.codes);
+          kernels_.spread_codes(forward_, weight_plan_, s, block, block + 1, w.codes);
           continue;
         }
         const int64_t limb = (unit - half) / panels, panel = (unit - half) % panels;
-        kernels_.panel_limbs(forward_, input_grad_.padded, weight_plan_, work_.padded[limb], panel, panel + 1, work_.panels[limb], work_.sums[limb]);
+        kernels_.panel_limbs(forward_, input_grad_.padded, weight_plan_, w.padded[limb], panel, panel + 1, w.panels[limb], w.sums[limb]);
       }
     });
-    WeightGradTask task;
-    task.codes = work_.codes;
-    for (int limb = 0; limb < 2; ++limb) {
-      task.limbs[limb] = work_.panels[limb];
-      task.limb_sums[limb] = work_.sums[limb];
-    }
-    task.zero_point = static_cast<int32_t>(zero_point);
-    task.scale = scale * b_.input_scale.const_data_ptr<float>()[b_.input_scale.numel() == 1 ? 0 : n];
-    task.sums = work_.weight_sums;
-    task.first = n == 0;
+  }
+
+  // Adds samples [n, n + count), one after the other in every sum.
+  void weight_gradient(int64_t n, int64_t count) {
     shared(weight_plan_.units(forward_), 1, [&](int64_t begin, int64_t end) {
-      kernels_.weight_grad(forward_, weight_plan_, task, begin, end, thread_scratch(0, weight_grad_scratch_bytes()));
+      for (int64_t i = 0; i < count; ++i) {
+        const Workspace& w = work_[static_cast<size_t>(i)];
+        WeightGradTask task;
+        task.codes = w.codes;
+        for (int limb = 0; limb < 2; ++limb) {
+          task.limbs[limb] = w.panels[limb];
+          task.limb_sums[limb] = w.sums[limb];
+        }
+        task.zero_point = static_cast<int32_t>(zero_point(n + i));
+        task.scale = w.scale * b_.input_scale.const_data_ptr<float>()[b_.input_scale.numel() == 1 ? 0 : n + i];
+        task.sums = weight_sums_;
+        task.first = n + i == 0;
+        kernels_.weight_grad(forward_, weight_plan_, task, begin, end, thread_scratch(0, weight_grad_scratch_bytes()));
+      }
     });
   }
 
@@ -204,7 +241,7 @@ class IntegerBackward {
     const at::Tensor grad_weight = at::empty(b_.weight_codes.sizes(), b_.grad.options(), b_.weight_codes.suggest_memory_format());
     const FilterOrder order = filter_order(b_.weight_codes);
     shared(weight_plan_.collect_units(forward_), 4, [&](int64_t begin, int64_t end) {
-      kernels_.collect(forward_, weight_plan_, work_.weight_sums, b_.weight_scale.const_data_ptr<float>(), order, begin, end,
+      kernels_.collect(forward_, weight_plan_, weight_sums_, b_.weight_scale.const_data_ptr<float>(), order, begin, end,
                        grad_weight.mutable_data_ptr<float>());
     });
     return grad_weight;
@@ -215,7 +252,8 @@ class IntegerBackward {
   const InputGradPlan& input_grad_;
   WeightGradPlan weight_plan_;
   GradKernels kernels_ = grad_kernels();
-  Workspace work_{};
+  std::vector<Workspace> work_;  // of the samples worked on at a time
+  float* weight_sums_ = nullptr;  // of dw, over the samples so far
   std::vector<at::Tensor> packed_;  // for each class
   std::vector<double> bias_;        // summed over the samples so far
 };

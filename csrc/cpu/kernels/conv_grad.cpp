@@ -61,6 +61,15 @@ WeightGradPlan make_weight_grad_plan(const Plan& f) {
   return p;
 }
 
+void WeightGradPlan::share_among(const Plan& forward, int64_t threads) {
+  const int64_t by_strip = forward.weight.taps() * panels();
+  for (int64_t strips = channel_strips(); strips <= ceil_div(block_in, 16); ++strips) {
+    strip = std::min(kStrip, round_up(ceil_div(block_in, strips), 16));
+    const int64_t all = by_strip * channel_strips();
+    if (all % threads == 0 || all >= 8 * threads) return;
+  }
+}
+
 int64_t InputGradPlan::largest_class() const {
   int64_t most = 0;
   for (const InputGradClass& c : classes) most = std::max(most, c.plan.out_pixels());

@@ -67,9 +67,7 @@ struct WeightGradPlan {
   int64_t strip = kStrip;
   int64_t channel_strips() const { return (block_in + strip - 1) / strip; }
   // Shorter strips where the units are too few to be shared evenly.
-  void share_among(const Plan& forward, int64_t threads) {
-    if (threads > 1 && units(forward) < 8 * threads) strip = kStrip / 4;
-  }
+  void share_among(const Plan& forward, int64_t threads);
   int64_t units(const Plan& forward) const { return forward.weight.taps() * panels() * channel_strips(); }
   // Units of collect: a panel's stretches of kCollected elements of the filters.
   int64_t collect_stretches(const Plan& forward) const {

@@ -41,6 +41,7 @@ def test_conv_int8(case, dtype):
     spatial = len(shape) - 2
     lists = [[n] * spatial for n in (stride, padding, dilation)]
     packed = check("conv_int8_pack", codes(weight), groups)
+    check("conv_int8_unpack", packed)
     g = torch.Generator().manual_seed(1)
     weight_scale, bias = torch.rand(weight[0], generator=g) * 0.01 + 1e-3, torch.randn(weight[0], generator=g)
     x = values(shape, dtype, special=False)

@@ -56,3 +56,18 @@ def test_a_step_does_not_wait_and_can_be_captured(torchqat, preset, number):
     graph.replay()
     torch.cuda.synchronize()
     assert captured.isfinite().all()
+
+
+@pytest.mark.parametrize("preset", ["int8", "int8_dynamic", "int4_weight_only", "int4_int8"])
+def test_rows_of_deployed_layers_run_in_one_call(torchqat, preset):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(72, 32), nn.GELU(), nn.Linear(32, 8)).cuda()
+    x = torch.randn(2, 3, 8, 8, device="cuda")
+    prepared = torchqat.prepare_qat(model, getattr(torchqat.QConfig, preset)(), example_inputs=(x,))
+    prepared(x)
+    converted = torchqat.convert(prepared.eval(), example_inputs=(x,))
+    y = converted(x)
+    assert converted._plan.segments
+    for layer in converted:
+        x = layer(x)
+    assert torch.equal(x, y)

@@ -384,3 +384,16 @@ def test_op(fresh):
         with pytest.raises(ValueError, match="_run_layers: program must"):
             torch.ops.torchqat._run_layers(x, held, bad)
 
+
+
+@pytest.mark.parametrize("preset", ["int8", "int8_dynamic", "int4_weight_only", "int4_int8"])
+def test_rows_of_layers_follow_their_tensors_to_another_device(preset):
+    """The program stays on the CPU; what it computes does not."""
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(72, 32), nn.GELU(), nn.Linear(32, 8))
+    x = torch.randn(2, 3, 8, 8)
+    prepared = torchqat.prepare_qat(model, getattr(torchqat.QConfig, preset)(), example_inputs=(x,))
+    prepared(x)
+    converted = torchqat.convert(prepared.eval(), example_inputs=(x,))
+    shape = converted(x).shape
+    y = converted.to("meta")(x.to("meta"))
+    assert y.is_meta and y.shape == shape and converted._plan.segments

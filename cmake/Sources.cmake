@@ -100,6 +100,7 @@ set(TORCHQAT_TORCH_SOURCES
   csrc/autograd/linear_float8.cpp
   csrc/autograd/low_bit.cpp
   csrc/autograd/observed.cpp
+  csrc/autograd/phases.cpp
   csrc/autograd/qat_conv_int8.cpp
   csrc/autograd/qat_linear_grouped.cpp
   csrc/autograd/qat_linear_int8.cpp
@@ -131,6 +132,7 @@ set(TORCHQAT_TORCH_SOURCES
   csrc/cpu/observed.cpp
   csrc/cpu/output.cpp
   csrc/cpu/packing.cpp
+  csrc/cpu/phases.cpp
   csrc/cpu/qat_conv_int8.cpp
   csrc/cpu/qat_conv_int8_backward.cpp
   csrc/cpu/qat_linear_grouped.cpp
@@ -154,6 +156,7 @@ set(TORCHQAT_TORCH_SOURCES
   csrc/meta/low_bit.cpp
   csrc/meta/observed.cpp
   csrc/meta/packing.cpp
+  csrc/meta/phases.cpp
   csrc/meta/qat_conv_int8.cpp
   csrc/meta/qat_linear_grouped.cpp
   csrc/meta/qat_linear_int8.cpp
@@ -181,6 +184,7 @@ set(TORCHQAT_TORCH_SOURCES
   csrc/ops/observed.cpp
   csrc/ops/packed_header.cpp
   csrc/ops/packing.cpp
+  csrc/ops/phases.cpp
   csrc/ops/qat_conv_int8.cpp
   csrc/ops/qat_linear_grouped.cpp
   csrc/ops/qat_linear_int8.cpp

@@ -1,6 +1,7 @@
 """Transposed convolutions: training against float64 on equal codes, and equal bits with what is deployed."""
 
 import copy
+import math
 import pickle
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from models import INTEGER, WEIGHT_ONLY
 from torch import nn
+from torch.library import opcheck
 from torchqat import QConfig, QuantSpec
 from torchqat.nn.transposed import phase_weight, whole_weight
 
@@ -270,3 +272,65 @@ def test_grouped_activations_are_refused():
     config = QConfig(QuantSpec("int8", "channel"), QuantSpec("int8", "group:2", observer="dynamic"))
     with pytest.raises(ValueError, match="activation granularity must be tensor or token, got 'group:2'"):
         torchqat.nn.qat.ConvTranspose2d.from_float(nn.ConvTranspose2d(2, 2, 2), config)
+
+
+def side_by_side(y, lengths, stride, padding):
+    """_interleave_phases, one dimension after the other."""
+    dims = len(stride)
+    order = [0, 1] + [i for d in range(dims) for i in (2 + dims + d, 2 + d)]
+    sizes = [y.size(0), y.size(1) // math.prod(stride)]
+    whole = y.reshape([*sizes, *stride, *y.shape[2:]]).permute(order)
+    whole = whole.reshape(sizes + [n * s for n, s in zip(y.shape[2:], stride, strict=True)])
+    for d in range(dims):
+        whole = whole.narrow(2 + d, padding[d], lengths[d])
+    return whole
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.data())
+def test_phases_side_by_side(data):
+    draw = lambda low, high: data.draw(st.integers(low, high))
+    dims = draw(1, 3)
+    stride = [draw(1, 3) for _ in range(dims)]
+    sizes = [draw(1, 7) for _ in range(dims)]
+    padding = [draw(0, min(3, n * s - 1)) for n, s in zip(sizes, stride, strict=True)]
+    lengths = [draw(0 if dims == 1 else 1, n * s - p) for n, s, p in zip(sizes, stride, padding, strict=True)]
+    dtype = data.draw(st.sampled_from([torch.float32, torch.bfloat16, torch.float64]))
+    y = torch.randn(draw(0, 3), draw(1, 5) * math.prod(stride), *sizes, dtype=dtype)
+    if data.draw(st.booleans()) and dims > 1:
+        y = y.contiguous(memory_format=torch.channels_last if dims == 2 else torch.channels_last_3d)
+    a, b = y.clone().requires_grad_(), y.clone().requires_grad_()
+    torch.set_num_threads(draw(1, 2))
+    image, expected = ops._interleave_phases(a, stride, padding, lengths), side_by_side(b, lengths, stride, padding)
+    assert torch.equal(image, expected)
+    grad = torch.randn_like(expected)
+    image.backward(grad)
+    expected.backward(grad)
+    assert torch.equal(a.grad, b.grad)
+
+
+def test_phases_side_by_side_as_an_op():
+    y = torch.randn(2, 12, 3, 5).contiguous(memory_format=torch.channels_last).requires_grad_()
+    opcheck(ops._interleave_phases, (y, [2, 3], [1, 0], [4, 11]))
+    opcheck(ops._interleave_phases_backward, (torch.randn(2, 2, 4, 11), [2, 3], [1, 0], [3, 5]))
+    assert ops._interleave_phases(y, [2, 3], [1, 0], [4, 11]).is_contiguous(memory_format=torch.channels_last)
+    # What devices without a kernel run.
+    other = torch._C.DispatchKeySet(torch._C.DispatchKey.PrivateUse1)
+    for op, x, sizes in (
+        (ops._interleave_phases.default, y.detach(), [4, 11]),
+        (ops._interleave_phases_backward.default, torch.randn(2, 2, 4, 11), [3, 5]),
+    ):
+        arguments = (x, [2, 3], [1, 0], sizes)
+        result, expected = op.redispatch(other, *arguments), op(*arguments)
+        assert torch.equal(result, expected) and result.stride() == expected.stride()
+    for message, arguments in {
+        "channels must be a multiple of the 6 phases, got 5": (torch.randn(1, 5, 3, 3), [2, 3], [0, 0], [3, 3]),
+        "must have 2 entries": (torch.randn(1, 6, 3, 3), [2], [0, 0], [3, 3]),
+        "1 to 3 spatial dimensions": (torch.randn(1, 6), [], [], []),
+        "stride must be positive": (torch.randn(1, 6, 3), [0], [0], [3]),
+        "lengths must lie within": (torch.randn(1, 6, 3), [2], [1], [6]),
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            ops._interleave_phases(*arguments)
+    with pytest.raises(TypeError, match="elements of 2, 4 or 8 bytes"):
+        ops._interleave_phases(torch.zeros(1, 2, 3, dtype=torch.uint8), [2], [0], [6])

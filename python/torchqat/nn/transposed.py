@@ -114,18 +114,5 @@ def grown(input: Tensor, lengths: list[int], taps: list[int], stride: list[int],
 
 
 def interleaved(y: Tensor, lengths: list[int], stride: list[int], padding: list[int]) -> Tensor:
-    """[N, out * phases, *sizes] -> [N, out, *lengths]: phases side by side, without the padding."""
-    dims = len(stride)
-    phases = 1
-    for s in stride:
-        phases *= s
-    if phases > 1:
-        order = [0, 1]
-        sizes = [y.size(0), y.size(1) // phases]
-        for i in range(dims):
-            order += [2 + dims + i, 2 + i]
-            sizes.append(y.size(2 + i) * stride[i])
-        y = y.reshape([y.size(0), y.size(1) // phases] + list(stride) + list(y.shape[2:])).permute(order).reshape(sizes)
-    for i in range(dims):
-        y = y.narrow(2 + i, padding[i], lengths[i])
-    return y.contiguous()
+    """[N, out * phases, *sizes] -> [N, out, *lengths]: phases side by side, without the padding; in the memory format of y."""
+    return torch.ops.torchqat._interleave_phases(y, stride, padding, lengths)

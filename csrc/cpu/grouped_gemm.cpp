@@ -79,6 +79,7 @@ GroupedWeight read_grouped_weight(const char* op, const at::Tensor& packed_weigh
                     packed_weight.numel(), " bytes");
   weight.data = packed_weight.const_data_ptr<uint8_t>() + kPackedHeaderBytes;
   weight.is_signed = is_signed != 0;
+  weight.most = weight.layout.offset;
   return weight;
 }
 
@@ -155,6 +156,7 @@ cpu::GroupedInt8 product_of(int64_t rows, const GroupedWeight& weight, const cpu
   cpu::GroupedInt8 g;
   g.w = weight.layout;
   g.weight = weight.data;
+  g.weight_most = weight.most;
   g.scale = scale;
   g.m = rows;
   return g;

@@ -10,6 +10,7 @@ struct GroupedWeight {
   cpu::GroupedLayout layout;
   const uint8_t* data = nullptr;
   bool is_signed = true;
+  int64_t most = 128;  // no code is larger in magnitude
 };
 
 // bytes: codes [N, K] one byte each, contiguous and within their range. lasting: see make_packed.

@@ -105,7 +105,9 @@ QatForward forward(const at::Tensor& input, const at::Tensor& weight, const Opti
   const at::Tensor scale = float_scale(op, weight_scale, weight_learned);
   const QuantizedWeight w = quantize_weight(weight, scale, group_size, ranges);
   const at::Tensor packed = pack_grouped(w.codes, 8, group_size);
-  const GroupedWeight opened = read_grouped_weight(op, packed);
+  GroupedWeight opened = read_grouped_weight(op, packed);
+  // Bytes that hold fewer bits.
+  opened.most = std::min(opened.most, std::max(std::abs(ranges.weight_min), std::abs(ranges.weight_max)));
   TORCH_CHECK_VALUE(opened.layout.group_padded <= kLongestIntegerGroup, op, ": groups must be at most ",
                     kLongestIntegerGroup, " long, got ", opened.layout.group);
   const GroupedScaleView view = view_weight_scale(op, scale, opened.layout);

@@ -25,6 +25,7 @@ struct Case {
   bool zero_point = true, bias = true;
   // All codes at an end: 1: x - z = 255, q lowest; 2: -255, lowest; 3: -255, highest; 4: 255, highest.
   int extreme = 0;
+  int most = 0;  // bytes that hold codes from -most to most - 1 only
 };
 
 struct Problem {
@@ -38,7 +39,7 @@ struct Problem {
 
   explicit Problem(const Case& c_) : c(c_), w(grouped_layout(c.n, c.k, c.group, c.bits, true)) {
     std::mt19937 random(static_cast<unsigned>(c.m * 131 + c.n * 31 + c.k + c.group + c.bits));
-    const int low = -(1 << (c.bits - 1)), high = -low - 1;
+    const int low = c.most != 0 ? -c.most : -(1 << (c.bits - 1)), high = -low - 1;
     std::uniform_int_distribution<int> code(low, high), byte(0, 255);
     std::uniform_real_distribution<float> real(0.01f, 1.0f);
     for (int64_t i = 0; i < c.n * c.k; ++i) codes.push_back(static_cast<int8_t>(c.extreme == 0 ? code(random) : c.extreme < 3 ? low : high));
@@ -76,6 +77,7 @@ struct Problem {
     GroupedInt8 g;
     g.w = w;
     g.weight = packed.data();
+    g.weight_most = c.most != 0 ? c.most : w.offset;
     g.scale = GroupedScale{scale.data(), ScaleType::float32, kGroupedColumns * w.groups, 1, w.groups};
     g.m = c.m;
     g.codes = x.data();
@@ -111,7 +113,11 @@ const Case cases[] = {
     {2, 3, 32768, 32768, 8, true, true, 2}, {2, 3, 32768, 32768, 8, true, true, 3}, {2, 3, 4096, 4096, 4, true, true, 1},
     {2, 3, 65536, 32, 4, true, true, 4}, {1, 3, 65537, 32, 4, true, true, 2}, {18, 65, 512, 32, 4, true, true, 1},
     {18, 65, 512, 32, 4, true, true, 2}, {18, 65, 512, 32, 4, true, true, 3}, {18, 65, 512, 32, 4, true, true, 4},
-    {3, 65, 512, 63, 4, true, true, 1},  {3, 65, 512, 63, 4, true, true, 3},  {17, 65, 512, 60, 2, true, true, 2}};
+    {3, 65, 512, 63, 4, true, true, 1},  {3, 65, 512, 63, 4, true, true, 3},  {17, 65, 512, 60, 2, true, true, 2},
+    // Eight groups at a time, with and without a rest; bytes of few bits.
+    {3, 64, 256, 32, 4},  {7, 129, 544, 32, 4},  {40, 65, 800, 32, 2},
+    {3, 65, 512, 32, 8, true, true, 0, 8}, {35, 70, 800, 32, 8, true, true, 0, 8}, {35, 64, 512, 32, 8, true, true, 1, 15},
+    {35, 64, 512, 32, 8, true, true, 3, 15}, {18, 64, 512, 32, 8, true, true, 2, 16}, {20, 64, 300, 60, 8, true, true, 0, 8}};
 
 TEST(LinearGrouped, PackIsUndoneByUnpack) {
   for (const Case& c : cases) {

@@ -13,6 +13,7 @@ void grouped_unpack(const GroupedLayout& w, const uint8_t* packed, uint8_t* code
 struct GroupedInt8 {
   GroupedLayout w;
   const uint8_t* weight = nullptr;
+  int64_t weight_most = 128;  // no code is larger in magnitude; at most w.offset
   GroupedScale scale;
   int64_t m = 0;
   const uint8_t* codes = nullptr;  // [m, lda], groups at multiples of group_padded

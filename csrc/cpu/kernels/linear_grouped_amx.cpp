@@ -2,6 +2,8 @@
 // in registers; the integer sums of several groups are computed ahead, so that the matrix unit works while earlier sums
 // are converted and added. Where a tile has room for four more k, the zero point is multiplied there, by minus the sum
 // of the group's codes in four bytes: it then costs nothing.
+#include <utility>
+
 #include "cpu/kernels/amx_config.h"
 #include "cpu/kernels/grouped_lanes_avx512.h"
 #include "cpu/kernels/linear_grouped_entry.h"
@@ -27,9 +29,10 @@ struct TileLayout {
   int64_t a_step, b_step;  // bytes per group
   int64_t rows_at_once;    // so that the rows' tiles stay in the second-level cache
 
-  explicit TileLayout(const GroupedLayout& w) {
+  explicit TileLayout(const GroupedInt8& g) {
+    const GroupedLayout& w = g.w;
     // Four signed bytes hold sums up to 4 * 127.
-    folds = w.slot < 8 && w.chunk + 4 <= 64 && w.group_padded == w.chunk && w.offset * w.group_padded <= 508;
+    folds = w.chunk + 4 <= 64 && w.group_padded == w.chunk && g.weight_most * w.group_padded <= 508;
     chunk = w.chunk + (folds ? 4 : 0);
     chunks = w.group_padded / w.chunk;
     a_step = chunks * 1024;
@@ -68,7 +71,8 @@ TORCHQAT_INLINE __m512i in_four_bytes(__m512i sum) {
 }
 
 template <int slot>
-void unpack_tiles(const GroupedInt8& g, const TileLayout& tiles, int64_t panel, int64_t group, UnpackedBlock& block) {
+void unpack_tiles(const GroupedInt8& g, const TileLayout& tiles, int64_t panel, int64_t group, bool prefetch,
+                  UnpackedBlock& block) {
   const GroupedLayout& w = g.w;
   constexpr int quads = 8 / slot;
   constexpr int64_t ahead = 4096;
@@ -82,7 +86,7 @@ void unpack_tiles(const GroupedInt8& g, const TileLayout& tiles, int64_t panel, 
     for (int64_t l = 0; l < lines; ++l, line += kGroupedLine, out += quads * kGroupedLine) {
 #pragma GCC unroll 4
       for (int c = 0; c < 4; ++c) {
-        Lanes::prefetch(line + 64 * c + ahead);
+        if (prefetch) Lanes::prefetch(line + 64 * c + ahead);
         const __m512i bytes = Lanes::load_bytes(line + 64 * c);
 #pragma GCC unroll 4
         for (int j = 0; j < quads; ++j) {
@@ -101,26 +105,32 @@ void unpack_tiles(const GroupedInt8& g, const TileLayout& tiles, int64_t panel, 
   gather_scales(w, g.scale, panel, group, group + block.groups, block.scale);
 }
 
-template <int sum, bool one_chunk>
-TORCHQAT_INLINE void multiply(const TileLayout& tiles, const uint8_t* a, const uint8_t* b, int32_t* out) {
+template <int sum>
+TORCHQAT_INLINE void zero_sums() {
   if constexpr (sum == 0) _tile_zero(0);
   if constexpr (sum == 1) _tile_zero(1);
   if constexpr (sum == 2) _tile_zero(2);
   if constexpr (sum == 3) _tile_zero(3);
-  for (int64_t k = 0; k < (one_chunk ? 1 : tiles.chunks); ++k, a += 1024, b += tiles.chunk * kGroupedColumns) {
-    if constexpr (sum % 2 == 0) {
-      _tile_loadd(4, a, 64);
-      _tile_loadd(6, b, kGroupedLine);
-    } else {
-      _tile_loadd(5, a, 64);
-      _tile_loadd(7, b, kGroupedLine);
-    }
-    // Register numbers are part of the mnemonic: they must be literals.
-    if constexpr (sum == 0) _tile_dpbusd(0, 4, 6);
-    if constexpr (sum == 1) _tile_dpbusd(1, 5, 7);
-    if constexpr (sum == 2) _tile_dpbusd(2, 4, 6);
-    if constexpr (sum == 3) _tile_dpbusd(3, 5, 7);
+}
+
+// Register numbers are part of the mnemonic: they must be literals.
+template <int sum>
+TORCHQAT_INLINE void add_product(const uint8_t* a, const uint8_t* b) {
+  if constexpr (sum % 2 == 0) {
+    _tile_loadd(4, a, 64);
+    _tile_loadd(6, b, kGroupedLine);
+  } else {
+    _tile_loadd(5, a, 64);
+    _tile_loadd(7, b, kGroupedLine);
   }
+  if constexpr (sum == 0) _tile_dpbusd(0, 4, 6);
+  if constexpr (sum == 1) _tile_dpbusd(1, 5, 7);
+  if constexpr (sum == 2) _tile_dpbusd(2, 4, 6);
+  if constexpr (sum == 3) _tile_dpbusd(3, 5, 7);
+}
+
+template <int sum>
+TORCHQAT_INLINE void store_sums(int32_t* out) {
   if constexpr (sum == 0) _tile_stored(0, out, 64);
   if constexpr (sum == 1) _tile_stored(1, out, 64);
   if constexpr (sum == 2) _tile_stored(2, out, 64);
@@ -143,15 +153,12 @@ TORCHQAT_INLINE void add_block(const int32_t* acc, const int32_t* sums, const fl
   }
 }
 
-// The sums of a group are computed `ahead` groups before they are converted and added; `next` is the tile that will be
-// wanted afterwards. usual: eight folding groups of 32, with all addresses known.
-template <int rows, bool folds, bool usual>
-__attribute__((noinline)) void tile_block(const TileLayout& tiles, const uint8_t* a, const uint8_t* next,
-                                          const UnpackedBlock& block, const int32_t* zero_point, float* total) {
+// The sums of a group are computed `ahead` groups before they are converted and added.
+template <int rows, bool folds>
+__attribute__((noinline)) void tile_block(const TileLayout& tiles, const uint8_t* a, const UnpackedBlock& block,
+                                          const int32_t* zero_point, float* total) {
   constexpr int64_t ahead = 2;
   alignas(64) int32_t acc[4][256];
-  const int64_t groups = usual ? 8 : block.groups, a_step = usual ? 1024 : tiles.a_step;
-  const int64_t b_step = usual ? 36 * kGroupedColumns : tiles.b_step;
   for (int64_t c = 0; c < kGroupedColumns; c += 16) {
     numerics::Vec t[rows];
 #pragma GCC unroll 16
@@ -159,19 +166,18 @@ __attribute__((noinline)) void tile_block(const TileLayout& tiles, const uint8_t
     const uint8_t* b = block.codes + 4 * c;
     const int32_t* sums = block.sums + c;
     const float* scale = block.scale + c;
-#pragma GCC unroll 3
-    for (int64_t group = -ahead; group < groups; group += 4) {
-      const uint8_t *a_next = a + (group + ahead) * a_step, *b_next = b + (group + ahead) * b_step;
-#define TORCHQAT_STEP(j)                                                                          \
-  if (group + j + ahead < groups) {                                                               \
-    for (int line = 0; line < 4; ++line) {                                                        \
-      Lanes::prefetch(next + (group + j + ahead) * a_step + 16 * c + 64 * line);                  \
-    }                                                                                             \
-    multiply<j, folds>(tiles, a_next + j * a_step, b_next + j * b_step, acc[j]);                  \
-  }                                                                                               \
-  if (group + j >= 0 && group + j < groups) {                                                     \
-    add_block<rows, folds>(acc[(j + 4 - ahead) % 4], sums + (group + j) * kGroupedColumns,        \
-                           scale + (group + j) * kGroupedColumns, zero_point, t);                 \
+    for (int64_t group = -ahead; group < block.groups; group += 4) {
+#define TORCHQAT_STEP(j)                                                                                      \
+  if (const int64_t next = group + j + ahead; next < block.groups) {                                          \
+    zero_sums<j>();                                                                                           \
+    for (int64_t k = 0; k < (folds ? 1 : tiles.chunks); ++k) {                                                \
+      add_product<j>(a + next * tiles.a_step + k * 1024, b + next * tiles.b_step + k * tiles.chunk * 64);         \
+    }                                                                                                         \
+    store_sums<j>(acc[j]);                                                                                    \
+  }                                                                                                           \
+  if (group + j >= 0 && group + j < block.groups) {                                                           \
+    add_block<rows, folds>(acc[(j + 4 - ahead) % 4], sums + (group + j) * kGroupedColumns,                    \
+                           scale + (group + j) * kGroupedColumns, zero_point, t);                             \
   }
       TORCHQAT_STEP(0)
       TORCHQAT_STEP(1)
@@ -184,25 +190,114 @@ __attribute__((noinline)) void tile_block(const TileLayout& tiles, const uint8_t
   }
 }
 
+// Packed weights and scales that the next block will unpack, in lines of 64 bytes: asked for a few at a time while this
+// block is multiplied.
+struct Soon {
+  const uint8_t *weight = nullptr, *scale = nullptr;
+  int64_t weight_lines = 0, scale_lines = 0;
+};
+
+// What the products of eight folding groups of 32 with `rows` rows read and write.
+struct Flow {
+  const uint8_t *a, *next, *b;  // next: the tile of rows wanted after this one, or null
+  const float* scale;
+  float* total;
+  int32_t (*acc)[256];
+  Soon soon;
+};
+
+// Step i of 32 (eight groups of each of four column blocks): the product i + 3 is begun, sums i + 1 leave the matrix unit, two
+// products after theirs, and sums i are added. Stores directly behind their product, or all of them in one go, make the
+// unit and the float lanes wait for each other.
+template <int rows, int i>
+TORCHQAT_INLINE void flow_step(const Flow& f, numerics::Vec* t) {
+  constexpr int blocks = 4 * 8, product = i + 3, sums = i + 1, at = i % 8 * kGroupedColumns + i / 8 * 16;
+  if constexpr (product < blocks) {
+    constexpr int group = product % 8, column = product / 8;
+    if (f.next != nullptr) {
+#pragma GCC unroll 4
+      for (int line = 0; line < 4; ++line) Lanes::prefetch(f.next + group * 1024 + column * 256 + line * 64);
+    }
+    for (int64_t l = product; l < f.soon.weight_lines; l += blocks) Lanes::prefetch_far(f.soon.weight + 64 * l);
+    for (int64_t l = product; l < f.soon.scale_lines; l += blocks) Lanes::prefetch_far(f.soon.scale + 64 * l);
+    zero_sums<product % 4>();
+    add_product<product % 4>(f.a + group * 1024, f.b + group * 36 * kGroupedColumns + column * 64);
+  }
+  if constexpr (i < 0) {
+    if constexpr (sums >= 0) store_sums<sums % 4>(f.acc[sums % 4]);
+  } else {
+    if constexpr (i % 8 == 0) {
+#pragma GCC unroll 16
+      for (int r = 0; r < rows; ++r) t[r] = numerics::Vec::load(f.total + r * kGroupedColumns + i / 8 * 16);
+    }
+    const int32_t* acc = f.acc[i % 4];
+    add_block<rows / 2, true>(acc, nullptr, f.scale + at, nullptr, t);
+    if constexpr (sums < blocks) store_sums<sums % 4>(f.acc[sums % 4]);
+    add_block<rows / 2, true>(acc + 16 * (rows / 2), nullptr, f.scale + at, nullptr, t + rows / 2);
+    if constexpr (i % 8 == 7) {
+#pragma GCC unroll 16
+      for (int r = 0; r < rows; ++r) t[r].store(f.total + r * kGroupedColumns + i / 8 * 16);
+    }
+  }
+}
+
+template <int rows, int... i>
+TORCHQAT_INLINE void flow_steps(const Flow& f, numerics::Vec* t, std::integer_sequence<int, i...>) {
+  (flow_step<rows, i - 3>(f, t), ...);
+}
+
+template <int rows>
+__attribute__((noinline)) void tile_flow(Flow f) {
+  alignas(64) int32_t acc[4][256];
+  f.acc = acc;
+  numerics::Vec t[rows];
+  flow_steps<rows>(f, t, std::make_integer_sequence<int, 32 + 3>{});
+}
+
+// Of all tiles of rows; usual: eight folding groups of 32.
 template <bool folds, bool usual>
 void all_rows(const TileLayout& tiles, const GroupedLayout& w, const uint8_t* a, const uint8_t* after, int64_t rows,
-              const UnpackedBlock& block, const int32_t* zero_point, float* total) {
+              const UnpackedBlock& block, const int32_t* zero_point, float* total, Soon soon) {
   const int64_t tile_bytes = w.groups * tiles.a_step;
   for (int64_t r = 0; r < rows; r += 16, a += tile_bytes, total += 16 * kGroupedColumns, zero_point += 16) {
     const int64_t left = rows - r;
-    const uint8_t* next = left > 16 ? a + tile_bytes : after;
+    const auto run = [&]<int count>(std::integral_constant<int, count>) {
+      if constexpr (usual) {
+        tile_flow<count>({a, left > 16 ? a + tile_bytes : after, block.codes, block.scale, total, nullptr, soon});
+      } else {
+        for (int64_t l = 0; l < soon.weight_lines; ++l) Lanes::prefetch_far(soon.weight + 64 * l);
+        for (int64_t l = 0; l < soon.scale_lines; ++l) Lanes::prefetch_far(soon.scale + 64 * l);
+        tile_block<count, folds>(tiles, a, block, zero_point, total);
+      }
+    };
     if (left < 16) configure(tiles.chunk, left);  // rows beyond the last are not read; their sums are left as they are
-    if (left > 8) tile_block<16, folds, usual>(tiles, a, next, block, zero_point, total);
-    else if (left > 4) tile_block<8, folds, usual>(tiles, a, next, block, zero_point, total);
-    else tile_block<4, folds, usual>(tiles, a, next, block, zero_point, total);
+    if (left > 8) run(std::integral_constant<int, 16>{});
+    else if (left > 4) run(std::integral_constant<int, 8>{});
+    else run(std::integral_constant<int, 4>{});
     if (left < 16) configure(tiles.chunk, 16);
+    soon.weight += 64 * soon.weight_lines;
+    soon.scale += 64 * soon.scale_lines;
   }
+}
+
+// What follows `groups` groups from `group` on, a share for each of row_tiles.
+Soon next_block(const GroupedInt8& g, int64_t panel, int64_t group, int64_t groups, int64_t row_tiles) {
+  const GroupedLayout& w = g.w;
+  const auto share = [&](int64_t bytes) { return (bytes / 64 + row_tiles - 1) / row_tiles; };
+  Soon soon;
+  soon.weight = g.weight + panel * w.panel_bytes + (group + groups) * w.group_bytes;
+  soon.weight_lines = share(groups * w.group_bytes);
+  if (is_direct(w, g.scale, panel) && g.scale.group_stride == kGroupedColumns) {
+    soon.scale = scale_address(g.scale, panel * g.scale.panel_stride + (group + groups) * kGroupedColumns);
+    soon.scale_lines = share(groups * kGroupedColumns * (g.scale.type == ScaleType::float32 ? 4 : 2));
+  }
+  return soon;
 }
 
 template <int slot>
 void tile_gemm(const GroupedInt8& g, const GroupedRange& range) {
   const GroupedLayout& w = g.w;
-  const TileLayout tiles(w);
+  const TileLayout tiles(g);
   const int64_t at_once = grouped_block(w);
   UnpackedBlock block{};
   block.codes = range.scratch;
@@ -223,11 +318,15 @@ void tile_gemm(const GroupedInt8& g, const GroupedRange& range) {
       std::memset(total, 0, static_cast<size_t>((rows + 15) / 16 * 16 * kGroupedColumns) * sizeof(float));
       for (int64_t group = 0; group < w.groups; group += at_once) {
         block.groups = std::min(at_once, w.groups - group);
-        unpack_tiles<slot>(g, tiles, p, group, block);
         const bool usual = tiles.folds && tiles.chunk == 36 && block.groups == 8;
+        // Elsewhere one or two tiles are too short a time to ask for the next block in.
+        const bool in_unpack = !usual && rows <= 32;
+        unpack_tiles<slot>(g, tiles, p, group, in_unpack, block);
         const auto kernel = usual ? &all_rows<true, true> : tiles.folds ? &all_rows<true, false> : &all_rows<false, false>;
+        // A single tile of rows stays in the cache by itself.
         const int64_t after = group + at_once < w.groups ? group + at_once : 0;
-        kernel(tiles, w, a + group * tiles.a_step, a + after * tiles.a_step, rows, block, zero_point, total);
+        kernel(tiles, w, a + group * tiles.a_step, rows > 16 ? a + after * tiles.a_step : nullptr, rows, block, zero_point,
+               total, in_unpack ? Soon{} : next_block(g, p, group, block.groups, (rows + 15) / 16));
       }
       const int64_t first = p * kGroupedColumns, count = std::min(kGroupedColumns, w.n - first);
       for (int64_t r = 0; r < rows; ++r) {

@@ -30,7 +30,7 @@ Operand operand(const at::Tensor& values, FloatFormat format, const OptionalTens
   at::Tensor tensor_scale = at::ones({1}, x.options().dtype(at::kFloat));
   if (halves) {
     const at::Tensor& whole = unrounded.has_value() ? *unrounded : x;
-    tensor_scale = std::get<0>(choose_qparams(whole.detach().to(at::kFloat), {}, -2688, 2688, /*symmetric=*/true)).view({1});
+    tensor_scale = in_type(std::get<0>(choose_qparams(whole.detach(), {}, -2688, 2688, /*symmetric=*/true)), at::kFloat).view({1});
   }
   at::Tensor codes = at::empty({rows, halves ? columns / 2 : columns}, bytes);
   at::Tensor scale = at::zeros({(rows + 127) / 128 * 128 * ((blocks + 3) / 4 * 4)}, bytes);
@@ -134,7 +134,7 @@ bool has_product(const at::Tensor& input, FloatFormat format, const at::Tensor& 
 at::Tensor linear_block_float_op(const at::Tensor& input, const at::Tensor& weight, const OptionalTensor& bias,
                                  std::string_view input_format, std::string_view weight_format, const OptionalTensor& unrounded,
                                  std::optional<at::ScalarType> dtype) {
-  const auto sizes = check_linear_block_float(input, weight, bias, input_format, weight_format);
+  const auto sizes = check_linear_block_float(input, weight, bias, input_format, weight_format, unrounded);
   const OnDevice device(input);
   const auto format = carrier_format("input_format", input_format), other = carrier_format("weight_format", weight_format);
   const auto type = dtype.value_or(input.scalar_type());

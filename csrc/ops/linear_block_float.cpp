@@ -26,18 +26,20 @@ FloatFormat carrier_format(const char* argument, std::string_view name) {
 }
 
 c10::SymDimVector check_linear_block_float(const at::Tensor& input, const at::Tensor& weight, const OptionalTensor& bias,
-                                           std::string_view input_format, std::string_view weight_format) {
+                                           std::string_view input_format, std::string_view weight_format,
+                                           const OptionalTensor& unrounded) {
   constexpr auto op = "linear_block_float";
   const auto floating = [&](const char* argument, const at::Tensor& t) {
     TORCH_CHECK_TYPE(at::isFloatingType(t.scalar_type()), op, ": ", argument, " must have a floating dtype, got ", t.scalar_type());
+    TORCH_CHECK_VALUE(t.device() == input.device(), op, ": all tensors must be on the device of input, ", input.device(), ", got ",
+                      t.device());
   };
   floating("input", input);
   floating("weight", weight);
   TORCH_CHECK_VALUE(weight.dim() == 2, op, ": weight must have shape [N, K], got ", weight.sym_sizes());
   TORCH_CHECK_VALUE(input.dim() >= 1 && input.sym_size(-1) == weight.sym_size(1), op, ": input must have shape [..., ",
                     weight.sym_size(1), "], got ", input.sym_sizes());
-  TORCH_CHECK_VALUE(weight.device() == input.device(), op, ": all tensors must be on the device of input, ", input.device(), ", got ",
-                    weight.device());
+  if (unrounded.has_value()) floating("unrounded", *unrounded);
   if (bias.has_value()) {
     floating("bias", *bias);
     TORCH_CHECK_VALUE(bias->dim() == 1 && bias->sym_size(0) == weight.sym_size(0), op, ": bias must have shape [",
@@ -73,9 +75,9 @@ BlockFloatGradients linear_block_float_backward(const at::Tensor& grad_output, c
 namespace {
 
 at::Tensor linear_block_float_op(const at::Tensor& input, const at::Tensor& weight, const OptionalTensor& bias,
-                                 std::string_view input_format, std::string_view weight_format, const OptionalTensor&,
+                                 std::string_view input_format, std::string_view weight_format, const OptionalTensor& unrounded,
                                  std::optional<at::ScalarType> dtype) {
-  check_linear_block_float(input, weight, bias, input_format, weight_format);
+  check_linear_block_float(input, weight, bias, input_format, weight_format, unrounded);
   return linear_of_values(input, weight, bias, dtype.value_or(input.scalar_type()));
 }
 

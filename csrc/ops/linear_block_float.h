@@ -11,7 +11,8 @@ using OptionalTensor = std::optional<at::Tensor>;
 
 // All but values; returns the output's sizes.
 c10::SymDimVector check_linear_block_float(const at::Tensor& input, const at::Tensor& weight, const OptionalTensor& bias,
-                                           std::string_view input_format, std::string_view weight_format);
+                                           std::string_view input_format, std::string_view weight_format,
+                                           const OptionalTensor& unrounded);
 
 // The format whose codes hold a block format's elements on tensor cores: e4m3fn for all MX formats but e5m2, e2m1 for nvfp4.
 numerics::FloatFormat carrier_format(const char* argument, std::string_view name);

@@ -38,31 +38,37 @@ at::ScalarType float8_type(FloatFormat format) {
   return format == FloatFormat::e5m2 ? at::kFloat8_e5m2 : at::kFloat8_e4m3fn;
 }
 
-void check_float8_scale(const char* op, const char* argument, const at::Tensor& scale, const c10::SymInt& rows) {
-  TORCH_CHECK_TYPE(at::isFloatingType(scale.scalar_type()), op, ": ", argument, " must have a floating dtype, got ",
-                   scale.scalar_type());
-  const c10::SymInt count = scale.sym_numel();
-  if (count == 1) return;
-  TORCH_CHECK_VALUE(count == rows, op, ": ", argument, " must have one element or one per row (", rows, "), got shape ",
-                    scale.sym_sizes());
+namespace {
+void check_device(const char* op, const at::Tensor& input, const at::Tensor& t) {
+  TORCH_CHECK_VALUE(t.device() == input.device(), op, ": all tensors must be on the device of input, ", input.device(), ", got ",
+                    t.device());
 }
 
-namespace {
 void check_layer_type(const char* op, const char* argument, const at::Tensor& t) {
   TORCH_CHECK_TYPE(t.scalar_type() == at::kFloat || t.scalar_type() == at::kBFloat16 || t.scalar_type() == at::kHalf, op, ": ",
                    argument, " must be float32, bfloat16 or float16, got ", t.scalar_type());
 }
 }  // namespace
 
+void check_float8_scale(const char* op, const char* argument, const at::Tensor& input, const at::Tensor& scale, const c10::SymInt& rows) {
+  TORCH_CHECK_TYPE(at::isFloatingType(scale.scalar_type()), op, ": ", argument, " must have a floating dtype, got ",
+                   scale.scalar_type());
+  check_device(op, input, scale);
+  const c10::SymInt count = scale.sym_numel();
+  if (count == 1) return;
+  TORCH_CHECK_VALUE(count == rows, op, ": ", argument, " must have one element or one per row (", rows, "), got shape ",
+                    scale.sym_sizes());
+}
+
 c10::SymDimVector check_linear_float8(const char* op, const at::Tensor& input, const at::Tensor& weight, const OptionalTensor& bias) {
   check_layer_type(op, "input", input);
   TORCH_CHECK_VALUE(weight.dim() == 2, op, ": weight must have shape [N, K], got ", weight.sym_sizes());
   TORCH_CHECK_VALUE(input.dim() >= 1 && input.sym_size(-1) == weight.sym_size(1), op, ": input must have shape [..., ",
                     weight.sym_size(1), "], got ", input.sym_sizes());
-  TORCH_CHECK_VALUE(weight.device() == input.device(), op, ": all tensors must be on the device of input, ", input.device(), ", got ",
-                    weight.device());
+  check_device(op, input, weight);
   if (bias.has_value()) {
     TORCH_CHECK_TYPE(at::isFloatingType(bias->scalar_type()), op, ": bias must have a floating dtype, got ", bias->scalar_type());
+    check_device(op, input, *bias);
     TORCH_CHECK_VALUE(bias->dim() == 1 && bias->sym_size(0) == weight.sym_size(0), op, ": bias must have shape [",
                       weight.sym_size(0), "], got ", bias->sym_sizes());
   }
@@ -76,7 +82,7 @@ void check_float8_rows(const at::Tensor& input, const OptionalTensor& scale, std
   check_layer_type(op, "input", input);
   TORCH_CHECK_VALUE(input.dim() >= 1, op, ": input must have at least one dimension, got shape ", input.sym_sizes());
   parse_float8(op, "format", format);
-  if (scale.has_value()) check_float8_scale(op, "scale", *scale, row_count(input));
+  if (scale.has_value()) check_float8_scale(op, "scale", input, *scale, row_count(input));
 }
 
 Float8Rows float8_rows(const at::Tensor& input, const OptionalTensor& scale, std::string_view format, bool masked) {
@@ -146,8 +152,8 @@ at::Tensor linear_float8_op(const at::Tensor& input, const at::Tensor& weight_co
   TORCH_CHECK_TYPE(weight_codes.scalar_type() == at::kByte, op, ": weight_codes must be uint8, got ", weight_codes.scalar_type());
   parse_float8(op, "input_format", input_format);
   parse_float8(op, "weight_format", weight_format);
-  check_float8_scale(op, "weight_scale", weight_scale, weight_codes.sym_size(0));
-  if (input_scale.has_value()) check_float8_scale(op, "input_scale", *input_scale, row_count(input));
+  check_float8_scale(op, "weight_scale", input, weight_scale, weight_codes.sym_size(0));
+  if (input_scale.has_value()) check_float8_scale(op, "input_scale", input, *input_scale, row_count(input));
   const auto [codes, scale, mask] = float8_rows(input, input_scale, input_format, /*masked=*/false);
   return float8_multiply(codes, scale, input_format, weight_codes, weight_scale, weight_format, bias, input.scalar_type())
       .view_symint(sizes);

@@ -13,8 +13,8 @@ using OptionalTensor = std::optional<at::Tensor>;
 numerics::FloatFormat parse_float8(const char* op, const char* argument, std::string_view name);
 at::ScalarType float8_type(numerics::FloatFormat format);
 
-// One element or one per row of matrix ([..., K]), floating.
-void check_float8_scale(const char* op, const char* argument, const at::Tensor& scale, const c10::SymInt& rows);
+// One element or one per row of matrix ([..., K]), floating, on input's device.
+void check_float8_scale(const char* op, const char* argument, const at::Tensor& input, const at::Tensor& scale, const c10::SymInt& rows);
 // All but values; returns the output's sizes. weight: floating or codes [N, K].
 c10::SymDimVector check_linear_float8(const char* op, const at::Tensor& input, const at::Tensor& weight, const OptionalTensor& bias);
 void check_float8_rows(const at::Tensor& input, const OptionalTensor& scale, std::string_view format);

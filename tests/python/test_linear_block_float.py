@@ -72,6 +72,7 @@ def test_opcheck_compile_and_script():
         ({"weight_format": "nvfp4"}, ValueError, "must both be MX formats or both nvfp4, got 'mxfp4' and 'nvfp4'"),
         ({"input": torch.zeros(3, 31)}, ValueError, r"input must have shape \[..., 32\], got \[3, 31\]"),
         ({"input": torch.zeros(3, 32, dtype=torch.int8)}, TypeError, "input must have a floating dtype, got Char"),
+        ({"unrounded": torch.zeros(3, 32, dtype=torch.int8)}, TypeError, "unrounded must have a floating dtype, got Char"),
         ({"weight": torch.zeros(32)}, ValueError, r"weight must have shape \[N, K\], got \[32\]"),
         ({"bias": torch.zeros(7)}, ValueError, r"bias must have shape \[8\], got \[7\]"),
     ],
@@ -87,6 +88,10 @@ def test_bad_arguments(change, error, message):
     for device in ("cpu", "meta"):
         moved = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in {**args, **change}.items()}
         with pytest.raises(error, match=message):
+            ops.linear_block_float(**moved)
+    for name in ("weight", "bias", "unrounded"):
+        moved = {**args, "bias": torch.zeros(8), "unrounded": args["input"], name: torch.zeros(8, 32, device="meta")}
+        with pytest.raises(ValueError, match="all tensors must be on the device of input, cpu, got meta"):
             ops.linear_block_float(**moved)
 
 

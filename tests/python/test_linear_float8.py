@@ -138,6 +138,9 @@ def test_nan_zero_and_empty():
         ({"input_scale": torch.ones(4)}, ValueError, r"input_scale must have one element or one per row \(3\), got shape \[4\]"),
         ({"input_scale": torch.ones(3, dtype=torch.int32)}, TypeError, "input_scale must have a floating dtype, got Int"),
         ({"input_scale": torch.zeros(())}, ValueError, "scale must be finite and > 0"),
+        ({"input_scale": torch.ones((), device="meta")}, ValueError, "all tensors must be on the device of input, cpu, got meta"),
+        ({"weight_scale": torch.ones(8, device="meta")}, ValueError, "all tensors must be on the device of input"),
+        ({"bias": torch.zeros(8, device="meta")}, ValueError, "all tensors must be on the device of input"),
     ],
 )
 def test_errors(change, error, message):

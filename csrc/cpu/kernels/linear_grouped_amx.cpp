@@ -197,14 +197,57 @@ struct Soon {
   int64_t weight_lines = 0, scale_lines = 0;
 };
 
+// Where a panel's finished rows go without a way through the totals: 16 whole rows of 64 columns.
+struct Finish {
+  float* out = nullptr;  // null: totals stay totals
+  int64_t ldo = 0;
+  const float *input_scale = nullptr, *bias = nullptr;
+  int64_t input_stride = 0;
+};
+
 // What the products of eight folding groups of 32 with `rows` rows read and write.
 struct Flow {
   const uint8_t *a, *next, *b;  // next: the tile of rows wanted after this one, or null
   const float* scale;
   float* total;
   int32_t (*acc)[256];
+  bool first;  // totals begin at 0
+  Finish finish;
   Soon soon;
 };
+
+template <int rows>
+TORCHQAT_INLINE void begin_totals(const Flow& f, int column, numerics::Vec* t) {
+#pragma GCC unroll 16
+  for (int r = 0; r < rows; ++r) t[r] = numerics::Vec(0.0f);
+  if (f.first) return;
+#pragma GCC unroll 16
+  for (int r = 0; r < rows; ++r) t[r] = numerics::Vec::load(f.total + r * kGroupedColumns + column);
+}
+
+template <int rows>
+TORCHQAT_INLINE void end_totals(const Flow& f, int column, const numerics::Vec* t) {
+  using numerics::Vec;
+  const Finish& to = f.finish;
+  if (to.out == nullptr) {
+#pragma GCC unroll 16
+    for (int r = 0; r < rows; ++r) t[r].store(f.total + r * kGroupedColumns + column);
+    return;
+  }
+  float* out = to.out + column;
+  if (to.bias != nullptr) {
+    const Vec bias = Vec::load(to.bias + column);
+#pragma GCC unroll 16
+    for (int r = 0; r < rows; ++r) {
+      (numerics::grouped_layer_value(t[r], Vec(to.input_scale[r * to.input_stride])) + bias).store(out + r * to.ldo);
+    }
+    return;
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < rows; ++r) {
+    numerics::grouped_layer_value(t[r], Vec(to.input_scale[r * to.input_stride])).store(out + r * to.ldo);
+  }
+}
 
 // Step i of 32 (eight groups of each of four column blocks): the product i + 3 is begun, sums i + 1 leave the matrix unit, two
 // products after theirs, and sums i are added. Stores directly behind their product, or all of them in one go, make the
@@ -226,18 +269,12 @@ TORCHQAT_INLINE void flow_step(const Flow& f, numerics::Vec* t) {
   if constexpr (i < 0) {
     if constexpr (sums >= 0) store_sums<sums % 4>(f.acc[sums % 4]);
   } else {
-    if constexpr (i % 8 == 0) {
-#pragma GCC unroll 16
-      for (int r = 0; r < rows; ++r) t[r] = numerics::Vec::load(f.total + r * kGroupedColumns + i / 8 * 16);
-    }
+    if constexpr (i % 8 == 0) begin_totals<rows>(f, i / 8 * 16, t);
     const int32_t* acc = f.acc[i % 4];
     add_block<rows / 2, true>(acc, nullptr, f.scale + at, nullptr, t);
     if constexpr (sums < blocks) store_sums<sums % 4>(f.acc[sums % 4]);
     add_block<rows / 2, true>(acc + 16 * (rows / 2), nullptr, f.scale + at, nullptr, t + rows / 2);
-    if constexpr (i % 8 == 7) {
-#pragma GCC unroll 16
-      for (int r = 0; r < rows; ++r) t[r].store(f.total + r * kGroupedColumns + i / 8 * 16);
-    }
+    if constexpr (i % 8 == 7) end_totals<rows>(f, i / 8 * 16, t);
   }
 }
 
@@ -257,13 +294,14 @@ __attribute__((noinline)) void tile_flow(Flow f) {
 // Of all tiles of rows; usual: eight folding groups of 32.
 template <bool folds, bool usual>
 void all_rows(const TileLayout& tiles, const GroupedLayout& w, const uint8_t* a, const uint8_t* after, int64_t rows,
-              const UnpackedBlock& block, const int32_t* zero_point, float* total, Soon soon) {
+              const UnpackedBlock& block, const int32_t* zero_point, float* total, bool first, Finish finish, Soon soon) {
   const int64_t tile_bytes = w.groups * tiles.a_step;
   for (int64_t r = 0; r < rows; r += 16, a += tile_bytes, total += 16 * kGroupedColumns, zero_point += 16) {
     const int64_t left = rows - r;
     const auto run = [&]<int count>(std::integral_constant<int, count>) {
       if constexpr (usual) {
-        tile_flow<count>({a, left > 16 ? a + tile_bytes : after, block.codes, block.scale, total, nullptr, soon});
+        tile_flow<count>({a, left > 16 ? a + tile_bytes : after, block.codes, block.scale, total, nullptr, first,
+                          left < 16 ? Finish{} : finish, soon});
       } else {
         for (int64_t l = 0; l < soon.weight_lines; ++l) Lanes::prefetch_far(soon.weight + 64 * l);
         for (int64_t l = 0; l < soon.scale_lines; ++l) Lanes::prefetch_far(soon.scale + 64 * l);
@@ -277,6 +315,10 @@ void all_rows(const TileLayout& tiles, const GroupedLayout& w, const uint8_t* a,
     if (left < 16) configure(tiles.chunk, 16);
     soon.weight += 64 * soon.weight_lines;
     soon.scale += 64 * soon.scale_lines;
+    if (finish.out != nullptr) {
+      finish.out += 16 * finish.ldo;
+      finish.input_scale += 16 * finish.input_stride;
+    }
   }
 }
 
@@ -315,23 +357,32 @@ void tile_gemm(const GroupedInt8& g, const GroupedRange& range) {
     }
     rows_to_tiles(g, i, rows, a);
     for (int64_t p = range.panel_begin; p < range.panel_end; ++p) {
-      std::memset(total, 0, static_cast<size_t>((rows + 15) / 16 * 16 * kGroupedColumns) * sizeof(float));
+      const int64_t first = p * kGroupedColumns, count = std::min(kGroupedColumns, w.n - first);
+      const float* bias = g.bias != nullptr ? g.bias + first : nullptr;
+      const auto is_usual = [&](int64_t groups) { return tiles.folds && tiles.chunk == 36 && groups == 8; };
+      if (!is_usual(std::min(at_once, w.groups))) {
+        std::memset(total, 0, static_cast<size_t>((rows + 15) / 16 * 16 * kGroupedColumns) * sizeof(float));
+      }
+      Finish finish;
       for (int64_t group = 0; group < w.groups; group += at_once) {
         block.groups = std::min(at_once, w.groups - group);
-        const bool usual = tiles.folds && tiles.chunk == 36 && block.groups == 8;
+        const bool usual = is_usual(block.groups);
         // Elsewhere one or two tiles are too short a time to ask for the next block in.
         const bool in_unpack = !usual && rows <= 32;
         unpack_tiles<slot>(g, tiles, p, group, in_unpack, block);
         const auto kernel = usual ? &all_rows<true, true> : tiles.folds ? &all_rows<true, false> : &all_rows<false, false>;
         // A single tile of rows stays in the cache by itself.
         const int64_t after = group + at_once < w.groups ? group + at_once : 0;
+        if (usual && after == 0 && count == kGroupedColumns) {
+          finish = {g.out + i * g.ldo + first, g.ldo, g.input_scale + i * g.input_stride, bias, g.input_stride};
+        }
         kernel(tiles, w, a + group * tiles.a_step, rows > 16 ? a + after * tiles.a_step : nullptr, rows, block, zero_point,
-               total, in_unpack ? Soon{} : next_block(g, p, group, block.groups, (rows + 15) / 16));
+               total, group == 0, finish,
+               in_unpack ? Soon{} : next_block(g, p, group, block.groups, (rows + 15) / 16));
       }
-      const int64_t first = p * kGroupedColumns, count = std::min(kGroupedColumns, w.n - first);
-      for (int64_t r = 0; r < rows; ++r) {
-        store_row(total + r * kGroupedColumns, g.bias != nullptr ? g.bias + first : nullptr, true,
-                  g.input_scale[(i + r) * g.input_stride], count, g.out + (i + r) * g.ldo + first);
+      for (int64_t r = finish.out != nullptr ? rows / 16 * 16 : 0; r < rows; ++r) {
+        store_row(total + r * kGroupedColumns, bias, true, g.input_scale[(i + r) * g.input_stride], count,
+                  g.out + (i + r) * g.ldo + first);
       }
     }
   }

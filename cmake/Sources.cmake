@@ -23,6 +23,9 @@ set(TORCHQAT_KERNEL_SOURCES
   csrc/cpu/kernels/depthwise_grad_avx2.cpp
   csrc/cpu/kernels/depthwise_grad_avx512.cpp
   csrc/cpu/kernels/depthwise_grad_scalar.cpp
+  csrc/cpu/kernels/dorefa_avx2.cpp
+  csrc/cpu/kernels/dorefa_avx512.cpp
+  csrc/cpu/kernels/dorefa_scalar.cpp
   csrc/cpu/kernels/dynamic_avx2.cpp
   csrc/cpu/kernels/dynamic_avx512.cpp
   csrc/cpu/kernels/dynamic_scalar.cpp
@@ -92,6 +95,7 @@ set(TORCHQAT_TORCH_SOURCES
   csrc/autocast/linear_int8.cpp
   csrc/autocast/qat_conv_int8.cpp
   csrc/autograd/batch_norm.cpp
+  csrc/autograd/dorefa.cpp
   csrc/autograd/fake_quantize.cpp
   csrc/autograd/float_grid.cpp
   csrc/autograd/histogram.cpp
@@ -108,10 +112,12 @@ set(TORCHQAT_TORCH_SOURCES
   csrc/autograd/quantize.cpp
   csrc/autograd/stochastic.cpp
   csrc/cpu/batch_norm.cpp
+  csrc/cpu/block_sums.cpp
   csrc/cpu/block_view.cpp
   csrc/cpu/conv_backward_bf16.cpp
   csrc/cpu/conv_backward_limbs.cpp
   csrc/cpu/conv_int8.cpp
+  csrc/cpu/dorefa.cpp
   csrc/cpu/embedding.cpp
   csrc/cpu/fake_quantize.cpp
   csrc/cpu/float_grid.cpp
@@ -143,6 +149,7 @@ set(TORCHQAT_TORCH_SOURCES
   csrc/meta/batch_norm.cpp
   csrc/meta/conv_int8.cpp
   csrc/meta/embedding.cpp
+  csrc/meta/dorefa.cpp
   csrc/meta/fake_quantize.cpp
   csrc/meta/float_grid.cpp
   csrc/meta/forms.cpp
@@ -167,6 +174,7 @@ set(TORCHQAT_TORCH_SOURCES
   csrc/ops/block_rows.cpp
   csrc/ops/blocks.cpp
   csrc/ops/conv_int8.cpp
+  csrc/ops/dorefa.cpp
   csrc/ops/embedding.cpp
   csrc/ops/fake_quantize.cpp
   csrc/ops/float_grid.cpp
@@ -202,6 +210,7 @@ set(TORCHQAT_CUDA_KERNEL_SOURCES
   csrc/cuda/kernels/block_float.cu
   csrc/cuda/kernels/conv_int8.cu
   csrc/cuda/kernels/conv_pack.cu
+  csrc/cuda/kernels/dorefa.cu
   csrc/cuda/kernels/dynamic.cu
   csrc/cuda/kernels/float8.cu
   csrc/cuda/kernels/float_grid.cu
@@ -226,6 +235,7 @@ list(TRANSFORM TORCHQAT_CUDA_KERNEL_SOURCES PREPEND ${PROJECT_SOURCE_DIR}/)
 set(TORCHQAT_CUDA_TORCH_SOURCES
   csrc/cuda/batch_norm.cpp
   csrc/cuda/conv_int8.cpp
+  csrc/cuda/dorefa.cpp
   csrc/cuda/fake_quantize.cpp
   csrc/cuda/float_grid.cpp
   csrc/cuda/forms.cpp
@@ -252,6 +262,7 @@ list(TRANSFORM TORCHQAT_CUDA_TORCH_SOURCES PREPEND ${PROJECT_SOURCE_DIR}/)
 set(TORCHQAT_PUBLIC_HEADERS
   csrc/include/torchqat/batch_norm.h
   csrc/include/torchqat/conv_int8.h
+  csrc/include/torchqat/dorefa.h
   csrc/include/torchqat/embedding.h
   csrc/include/torchqat/export.h
   csrc/include/torchqat/fake_quantize.h

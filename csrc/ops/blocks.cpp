@@ -55,6 +55,13 @@ void check_floating(const char* op, const char* argument, const at::Tensor& tens
                    " must be float32, float64, bfloat16 or float16, got ", dtype_name(type));
 }
 
+void check_like_input(const char* op, const at::Tensor& grad, const at::Tensor& input) {
+  TORCH_CHECK_VALUE(grad.sym_sizes() == input.sym_sizes(), op, ": grad must have the input's shape ", input.sym_sizes(),
+                    ", got ", grad.sym_sizes());
+  TORCH_CHECK_TYPE(grad.scalar_type() == input.scalar_type(), op, ": grad must have the input's dtype ",
+                   dtype_name(input.scalar_type()), ", got ", dtype_name(grad.scalar_type()));
+}
+
 void check_grid(const char* op, int64_t quant_min, int64_t quant_max) {
   TORCH_CHECK_VALUE(quant_min < quant_max, op, ": quant_min must be less than quant_max, got ", quant_min, " and ", quant_max);
   TORCH_CHECK_VALUE(quant_min >= -largest_level && quant_max <= largest_level, op,

@@ -17,6 +17,8 @@ inline std::string dtype_name(at::ScalarType type) { return std::string(c10::get
 SymSizes scale_shape(const char* op, c10::SymIntArrayRef input_sizes, c10::SymIntArrayRef block_size);
 
 void check_floating(const char* op, const char* argument, const at::Tensor& tensor);
+// Of a backward op: the input's shape and dtype.
+void check_like_input(const char* op, const at::Tensor& grad, const at::Tensor& input);
 void check_grid(const char* op, int64_t quant_min, int64_t quant_max);
 
 // scale: a floating tensor of scale_shape (dimensions of size 1 may be left out); one element of any rank for [].

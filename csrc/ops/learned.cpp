@@ -37,10 +37,7 @@ void check_fake_quantize_learned_backward(const char* op, const at::Tensor& grad
                                           const std::optional<at::Tensor>& zero_point, c10::SymIntArrayRef block_size,
                                           int64_t quant_min, int64_t quant_max, double grad_scale) {
   check_fake_quantize_learned(op, input, scale, zero_point, block_size, quant_min, quant_max, grad_scale);
-  TORCH_CHECK_VALUE(grad.sym_sizes() == input.sym_sizes(), op, ": grad must have the input's shape ", input.sym_sizes(),
-                    ", got ", grad.sym_sizes());
-  TORCH_CHECK_TYPE(grad.scalar_type() == input.scalar_type(), op, ": grad must have the input's dtype ",
-                   dtype_name(input.scalar_type()), ", got ", dtype_name(grad.scalar_type()));
+  check_like_input(op, grad, input);
 }
 
 at::Tensor fake_quantize_learned_symint(const at::Tensor& input, const at::Tensor& scale,

@@ -1,5 +1,5 @@
 """What the estimators beyond straight-through need in Python: how a parameter becomes a scale, what a scale's gradient is
-multiplied by, where learned scales start, and DoReFa's weights. The gradients themselves are the ops'.
+multiplied by, and where learned scales start. The gradients themselves are the ops'.
 
 A learned scale is `base_scale * exp(log_scale)` below its start and `base_scale * (1 + log_scale)` above: positive and finite
 whatever the optimiser does, and weight decay pulls it to where it started instead of to 1. The op's backward hands `log_scale` the gradient divided by base_scale twice, so that plain SGD moves
@@ -45,10 +45,3 @@ def threshold_levels(quant_max: int) -> int:
 def power_of_two_start(scale: Tensor) -> Tensor:
     """A start whose power of two is the nearest to scale, in the middle of the parameters that give it."""
     return torch.exp2(torch.round(torch.log2(scale)) - 0.5)
-
-
-def dorefa_weight(weight: Tensor, dims: list[int]) -> Tensor:
-    """`tanh(w) / max|tanh(w)|` over dims: DoReFa's weights in [-1, 1] (Zhou 2016), before they are rounded."""
-    squashed = torch.tanh(weight)
-    largest = squashed.abs().amax(dims, keepdim=True)
-    return squashed / torch.where(largest > 0, largest, torch.ones_like(largest))

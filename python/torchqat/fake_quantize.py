@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from torchqat.config import LEARNED, QuantSpec
-from torchqat.estimators import dorefa_weight
 from torchqat.observers import in_recomputation
 from torchqat.scale_source import ScaleSource
 
@@ -97,7 +96,7 @@ class FakeQuantize(ScaleSource):
     def shaped(self, x: Tensor) -> Tensor:
         """What is rounded in place of the weight x: DoReFa's tanh(x) / max|tanh(x)|, otherwise x itself."""
         if self.fixed and self.is_weight and self.enabled:
-            return dorefa_weight(x, self.normal_dims)
+            return torch.ops.torchqat.dorefa_weight(x, self.limit_block_size)
         return x
 
     def to_levels(self, x: Tensor, scale: Tensor) -> Tensor:

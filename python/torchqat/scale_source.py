@@ -22,7 +22,7 @@ class ScaleSource(nn.Module):
 
     # TorchScript needs the types of lists that may be empty.
     block_size: list[int]
-    normal_dims: list[int]
+    limit_block_size: list[int]
 
     def _setup(self, spec, role, *, by_sample=False, weight=None, channel_axis=0, input_axis=1, device=None):
         self.spec_fields = {k: str(v) for k, v in spec.to_dict().items()}
@@ -56,13 +56,12 @@ class ScaleSource(nn.Module):
         # DoReFa: what is rounded lies in [-1, 1], so the scale is 1 / quant_max. It is kept per channel, to be folded into
         # BatchNorm's, also where the maximum is taken over the whole weight.
         self.fixed = spec.estimator == "dorefa"
-        self.normal_dims = []
+        self.limit_block_size = []
         if self.is_weight:
             whole = replace(spec, granularity="channel") if self.fixed else spec
             layout = weight_layout(whole, weight.dim(), channel_axis, input_axis)
-            if self.fixed:
-                kept = channel_axis if spec.granularity == "channel" else -1
-                self.normal_dims = [d for d in range(weight.dim()) if d != kept]
+            if self.fixed and spec.granularity == "channel":
+                self.limit_block_size = [1 if d == channel_axis else -1 for d in range(weight.dim())]
         else:
             layout = input_layout(spec, by_sample)
         self.layout, self.block_size, self.group, self.blocks_along = layout

@@ -214,6 +214,22 @@ def test_blocks_of_every_length(columns, block):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape, block_size", [*LAYOUTS, ((40, 2100), []), ((3, 70001), [1, -1])])
+def test_dorefa_weights(shape, block_size, dtype):
+    x, grad = values(shape, dtype), values(shape, dtype, seed=4, special=False)
+    check("dorefa_weight", x, block_size)
+    expected, _ = on_cpu("_dorefa_weight_backward", grad, x, block_size)
+    found, _ = on_device("_dorefa_weight_backward", grad, x, block_size)
+    # The sums, in another order, reach the elements at their block's limit; the others are the same bits.
+    at_limit = on_cpu("dorefa_weight", x, block_size)[0].abs() == 1
+    assert_same(expected.masked_fill(at_limit, 0), found.masked_fill(at_limit, 0))
+    wanted = expected.double()[at_limit]
+    bound = 4 * torch.finfo(dtype).eps * wanted.abs() + 1e-6 * (grad.double().abs().sum() + 1)
+    assert ((wanted - found.double()[at_limit]).abs() <= bound).all()
+    assert_same(found, on_device("_dorefa_weight_backward", grad, x, block_size)[0])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape, block_size", [*LAYOUTS, ((40, 2100), []), ((3, 70001), [1, -1])])
 def test_learned_scales(shape, block_size, dtype):
     x, grad = values(shape, dtype), values(shape, dtype, seed=4, special=False)
     scale, zero_point = qparams(shape, block_size)

@@ -10,7 +10,7 @@ import torchqat
 
 ops = torch.ops.torchqat
 FAMILY = ("fake_quantize", "_fake_quantize", "choose_", "qparams_", "observe_", "merge_range_", "quantize", "dequantize",
-          "learned_scale", "_learned_scale", "power_of_two", "_power_of_two")  # fmt: skip
+          "dorefa_", "_dorefa_", "learned_scale", "_learned_scale", "power_of_two", "_power_of_two")  # fmt: skip
 
 
 def data(rows, columns):
@@ -50,6 +50,8 @@ SAMPLES = {
     "_fake_quantize_stochastic_forward": lambda n, k: (*data(n, k), ROWS, -8, 7, 5, 3),
     "fake_quantize_binary": lambda n, k: (*data(n, k)[:2], ROWS),
     "fake_quantize_ternary": lambda n, k: (*data(n, k)[:2], ROWS),
+    "dorefa_weight": lambda n, k: (data(n, k)[0], ROWS),
+    "_dorefa_weight_backward": lambda n, k: (data(n, k)[0] + 1, data(n, k)[0], ROWS),
     "learned_scale": lambda n, k: (torch.zeros(n, 1), data(n, k)[1]),
     "_learned_scale_backward": lambda n, k: (torch.ones(n, 1), torch.zeros(n, 1), data(n, k)[1]),
     "power_of_two_scale": lambda n, k: (torch.zeros(n, 1), data(n, k)[1]),
@@ -71,7 +73,7 @@ SAMPLES = {
 GRADIENTS = {
     **dict.fromkeys(
         ["fake_quantize", "fake_quantize_dynamic", "fake_quantize_float", "fake_quantize_observed", "fake_quantize_stochastic",
-         "fake_quantize_binary", "fake_quantize_ternary", "learned_scale", "power_of_two_scale"], (0,)
+         "fake_quantize_binary", "fake_quantize_ternary", "dorefa_weight", "learned_scale", "power_of_two_scale"], (0,)
     ),
     "fake_quantize_learned": (0, 1, 2),
     "fake_quantize_pact": (0, 1),
@@ -84,7 +86,7 @@ def test_every_op_of_the_family_is_here():
     family = {n for n in names if n.startswith(FAMILY)}
     assert family == set(SAMPLES)
     backward = {n for n in names if n.startswith("_") and n.endswith("_backward") and n in family}
-    assert len(backward) == 5
+    assert len(backward) == 6
 
 
 def arguments(name, rows, columns):

@@ -4,6 +4,7 @@
 
 #include <torchqat/batch_norm.h>
 #include <torchqat/conv_int8.h>
+#include <torchqat/dorefa.h>
 #include <torchqat/embedding.h>
 #include <torchqat/fake_quantize.h>
 #include <torchqat/float_grid.h>

@@ -227,6 +227,21 @@ def _dtypes_and_float_formats(report: Report, numel: int, label: str, large: boo
         report.group(f"bfloat16 and float formats, forward + backward, {label}{memory}", calls, baseline=base, targets=targets)
 
 
+def _dorefa(report: Report, side: int, large: bool) -> None:
+    w = torch.randn(side, side, requires_grad=True)
+    grad = torch.randn(side, side)
+    ours, formula = "dorefa_weight", "its formula in torch ops"
+
+    def plain(t):
+        squashed = torch.tanh(t)
+        return squashed / squashed.abs().amax()
+
+    for memory in _memory_modes(large):
+        calls = {formula: _step(plain, w, grad), ours: _step(lambda t: torch.ops.torchqat.dorefa_weight(t, []), w, grad),
+                 IDENTITY: _step(CopyIdentity.apply, w, grad)}  # fmt: skip
+        report.group(f"DoReFa's weights, forward + backward, [{side}, {side}]{memory}", calls, baseline=formula)
+
+
 def _memory(report: Report) -> None:
     ops = torch.ops.torchqat
     x = torch.randn(256, 256, requires_grad=True)
@@ -244,6 +259,7 @@ def _memory(report: Report) -> None:
         "fake_quantize_stochastic": lambda: ops.fake_quantize_stochastic(x, scale, None, [], -128, 127, 1, 2),
         "fake_quantize_ternary": lambda: ops.fake_quantize_ternary(x, scale, []),
         "fake_quantize_learned (keeps the input)": lambda: ops.fake_quantize_learned(x, learned, None, [], -128, 127, 1.0),
+        "dorefa_weight (keeps the input)": lambda: ops.dorefa_weight(x, []),
         "fake_quantize_float e4m3fn": lambda: ops.fake_quantize_float(x, None, [], "e4m3fn"),
         "fake_quantize_float mxfp4": lambda: ops.fake_quantize_float(x, None, [], "mxfp4"),
         "fake_quantize_float nvfp4": lambda: ops.fake_quantize_float(x, None, [], "nvfp4"),
@@ -282,4 +298,5 @@ def run(report: Report) -> None:
     _granularities(report, side, large=not quick)
     _int4_groups(report, side, large=not quick)
     _dtypes_and_float_formats(report, side * side, "16M" if side == FULL else "256K", large=not quick)
+    _dorefa(report, side // 4, large=False)
     _memory(report)

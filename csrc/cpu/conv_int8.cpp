@@ -144,21 +144,6 @@ void run_batch(const Plan& plan, const ConvArgs& args, const BatchInput& input, 
     s.shift = shift;
     return s;
   };
-  const auto task_of = [&](int64_t n, const uint8_t* codes) {
-    Task t;
-    t.codes = codes;
-    t.packed = packed;
-    t.input_scale = qparams.scale_of(n);
-    t.zero_point = static_cast<int32_t>(qparams.zero_point_of(n)) + shift;
-    t.weight_scale = weight_scale.const_data_ptr<float>();
-    t.per_channel = weight_scale.numel() > 1;
-    t.bias = bias.defined() ? bias.const_data_ptr<float>() : nullptr;
-    t.out = out.values == nullptr ? nullptr : out.values + n * out_size;
-    t.out_codes = out.codes == nullptr ? nullptr : out.codes + n * out_size;
-    t.grid = out.grid;
-    t.channels_last = input.channels_last;
-    return t;
-  };
   const auto poison = [&](int64_t n) {
     // As a code, a NaN is the zero point.
     if (out.values != nullptr) std::fill_n(out.values + n * out_size, out_size, std::numeric_limits<float>::quiet_NaN());
@@ -186,14 +171,32 @@ void run_batch(const Plan& plan, const ConvArgs& args, const BatchInput& input, 
     }
     return s;
   };
+  // Codes in the kernels' own order need no padded copy.
+  const bool plain = input.channels_last && (keep || (input.codes != nullptr && !input.flip)) && kernels.reads_plain_codes(plan);
+  const auto task_of = [&](int64_t n, const uint8_t* codes) {
+    Task t;
+    t.codes = codes;
+    if (plain) t.plain = padding_source(n).codes;
+    t.packed = packed;
+    t.input_scale = qparams.scale_of(n);
+    t.zero_point = static_cast<int32_t>(qparams.zero_point_of(n)) + shift;
+    t.weight_scale = weight_scale.const_data_ptr<float>();
+    t.per_channel = weight_scale.numel() > 1;
+    t.bias = bias.defined() ? bias.const_data_ptr<float>() : nullptr;
+    t.out = out.values == nullptr ? nullptr : out.values + n * out_size;
+    t.out_codes = out.codes == nullptr ? nullptr : out.codes + n * out_size;
+    t.grid = out.grid;
+    t.channels_last = input.channels_last;
+    return t;
+  };
   if (input.samples >= at::get_num_threads() || at::in_parallel_region()) {
     at::parallel_for(0, input.samples, 1, [&](int64_t begin, int64_t end) {
       uint8_t* work = scratch();
-      uint8_t* codes = thread_scratch(1, plan.codes_bytes());
+      uint8_t* codes = plain ? nullptr : thread_scratch(1, plan.codes_bytes());
       // The last sample first: the pass that found the range has left that one in the cache.
       for (int64_t n = end - 1; n >= begin; --n) {
         const bool kept_nan = keep && keep_codes(n, 0, input.sample_size);
-        const bool nan = kernels.pad_rows(plan, padding_source(n), 0, rows, codes, work) || kept_nan;
+        const bool nan = (!plain && kernels.pad_rows(plan, padding_source(n), 0, rows, codes, work)) || kept_nan;
         kernels.strips(plan, task_of(n, codes), 0, plan.strips, work);
         if (nan) poison(n);
       }
@@ -201,7 +204,7 @@ void run_batch(const Plan& plan, const ConvArgs& args, const BatchInput& input, 
     return;
   }
   // Fewer samples than threads: each step of a sample is shared.
-  uint8_t* codes = thread_scratch(1, plan.codes_bytes());
+  uint8_t* codes = plain ? nullptr : thread_scratch(1, plan.codes_bytes());
   for (int64_t n = 0; n < input.samples; ++n) {
     std::atomic<bool> nan{false};
     if (keep) {
@@ -210,9 +213,11 @@ void run_batch(const Plan& plan, const ConvArgs& args, const BatchInput& input, 
         if (keep_codes(n, begin * block, std::min(input.sample_size, end * block))) nan = true;
       });
     }
-    at::parallel_for(0, rows, std::max<int64_t>(1, rows / (2 * at::get_num_threads())), [&](int64_t begin, int64_t end) {
-      if (kernels.pad_rows(plan, padding_source(n), begin, end, codes, scratch())) nan = true;
-    });
+    if (!plain) {
+      at::parallel_for(0, rows, std::max<int64_t>(1, rows / (2 * at::get_num_threads())), [&](int64_t begin, int64_t end) {
+        if (kernels.pad_rows(plan, padding_source(n), begin, end, codes, scratch())) nan = true;
+      });
+    }
     at::parallel_for(0, plan.strips, 1, [&](int64_t begin, int64_t end) {
       kernels.strips(plan, task_of(n, codes), begin, end, scratch());
     });

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <limits>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "conv_cases.h"
@@ -23,6 +24,9 @@ const Geometry geometries[] = {
     {70, 1, 1, {1, 4, 150}, {1, 3, 3}, {1, 1, 1}, {0, 1, 1}, {1, 1, 1}},
     {40, 1, 1, {1, 9, 8}, {1, 3, 3}, {1, 1, 1}, {0, 2, 0}, {1, 2, 1}},
     {33, 1, 1, {3, 5, 6}, {1, 3, 3}, {1, 1, 1}, {0, 1, 1}, {1, 1, 1}},
+    {130, 1, 1, {2, 6, 71}, {1, 3, 3}, {1, 2, 2}, {1, 2, 3}, {1, 1, 1}},
+    {16, 1, 1, {1, 3, 140}, {1, 3, 3}, {1, 1, 1}, {0, 3, 4}, {1, 1, 1}},
+    {31, 1, 1, {1, 2, 2}, {1, 3, 3}, {1, 1, 1}, {0, 3, 5}, {1, 1, 1}},
     // Depthwise of other kernels.
     {70, 1, 1, {1, 9, 8}, {1, 5, 5}, {1, 2, 2}, {0, 2, 2}, {1, 1, 1}},
     {24, 1, 1, {1, 1, 40}, {1, 1, 9}, {1, 1, 1}, {0, 0, 4}, {1, 1, 1}},
@@ -79,12 +83,14 @@ TEST(ConvCodes, EveryPathEqualsTheFormula) {
         for (int64_t o = 0; o < channels; ++o) sums[static_cast<size_t>(pixel * channels + o)] = exact_sum(c, pixel, o);
       }
       for (const Scales& s : scales) {
-        for (bool last : {true, false}) {
+        for (const auto& [last, plain] : {std::pair{true, false}, std::pair{true, true}, std::pair{false, false}}) {
+          if (plain && !path.kernels.reads_plain_codes(c.plan)) continue;
           std::vector<float> bias(static_cast<size_t>(channels), s.bias), weight(static_cast<size_t>(channels), s.weight);
           for (size_t o = 1; o < weight.size(); o += 2) weight[o] *= 0.5f;
           std::vector<uint8_t> out(static_cast<size_t>(channels * pixels) + 1, 0xa5);
           Task task;
-          task.codes = align(padded);
+          task.codes = plain ? nullptr : align(padded);
+          task.plain = plain ? c.codes.data() : nullptr;
           task.packed = c.packed.data();
           task.input_scale = s.input;
           task.zero_point = c.zero_point;
@@ -103,7 +109,7 @@ TEST(ConvCodes, EveryPathEqualsTheFormula) {
               const float product = static_cast<float>(sums[static_cast<size_t>(pixel * channels + o)]) * scale;
               const auto expected = static_cast<uint8_t>(code_of(product + s.bias, s.grid));
               ASSERT_EQ(expected, out[static_cast<size_t>(last ? pixel * channels + o : o * pixels + pixel)])
-                  << path.name << ", scales " << s.name << ", channels " << channels << ", pixel " << pixel << ", channel " << o;
+                  << path.name << (plain ? ", plain" : "") << ", scales " << s.name << ", channels " << channels << ", pixel " << pixel << ", channel " << o;
             }
           }
           ASSERT_EQ(0xa5, out.back()) << path.name;

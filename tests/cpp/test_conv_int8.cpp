@@ -39,18 +39,24 @@ TEST(ConvInt8, EveryPathEqualsTheIntegerOracle) {
         std::vector<float> out(static_cast<size_t>(channels * c.plan.out_pixels())), bias(static_cast<size_t>(channels), 0.5f);
         const float weight_scale = 0.03f;
         Task task;
-        task.codes = align(padded);
         task.packed = c.packed.data();
         task.input_scale = 0.1f;
         task.zero_point = c.zero_point;
         task.weight_scale = &weight_scale;
         task.bias = bias.data();
         task.out = out.data();
-        path.kernels.strips(c.plan, task, 0, c.plan.strips, align(scratch));
-        for (int64_t pixel = 0; pixel < c.plan.out_pixels(); ++pixel) {
-          for (int64_t o = 0; o < channels; ++o) {
-            const float y = static_cast<float>(exact_sum(c, pixel, o)) * (0.1f * 0.03f);
-            ASSERT_EQ(y + 0.5f, out[static_cast<size_t>(pixel * channels + o)]) << path.name << " pixel " << pixel << " channel " << o;
+        for (bool plain : {false, true}) {
+          if (plain && !path.kernels.reads_plain_codes(c.plan)) continue;
+          task.codes = plain ? nullptr : align(padded);
+          task.plain = plain ? c.codes.data() : nullptr;
+          std::fill(out.begin(), out.end(), 0.0f);
+          path.kernels.strips(c.plan, task, 0, c.plan.strips, align(scratch));
+          for (int64_t pixel = 0; pixel < c.plan.out_pixels(); ++pixel) {
+            for (int64_t o = 0; o < channels; ++o) {
+              const float y = static_cast<float>(exact_sum(c, pixel, o)) * (0.1f * 0.03f);
+              ASSERT_EQ(y + 0.5f, out[static_cast<size_t>(pixel * channels + o)])
+                  << path.name << (plain ? ", plain" : "") << " pixel " << pixel << " channel " << o;
+            }
           }
         }
       }

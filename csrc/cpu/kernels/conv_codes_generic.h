@@ -132,14 +132,16 @@ struct CodePacker {
     return _mm512_load_si512(table.from);
   }
 
-  // The whole parts of fixed points, clamped.
-  template <Deal D>
+  // The whole parts of fixed points, clamped. FullU8: the grid reaches up to 255, which packing clamps to.
+  template <Deal D, bool FullU8 = false>
   TORCHQAT_INLINE __m512i bytes_of(const __m512i fixed[4]) const {
     const auto pair = [](__m512i even, __m512i odd) __attribute__((always_inline)) {
       return _mm512_mask_blend_epi16(0xaaaaaaaa, _mm512_srli_epi32(even, 16), odd);
     };
     const __m512i bytes = _mm512_packus_epi16(pair(fixed[0], fixed[1]), pair(fixed[2], fixed[3]));
-    const __m512i clamped = _mm512_min_epu8(highest, _mm512_max_epu8(lowest, bytes));
+    const __m512i raised = _mm512_max_epu8(lowest, bytes);
+    if constexpr (FullU8) return _mm512_permutexvar_epi8(order<D>(), raised);
+    const __m512i clamped = _mm512_min_epu8(highest, raised);
     return _mm512_xor_si512(sign, _mm512_permutexvar_epi8(order<D>(), clamped));
   }
 
@@ -194,13 +196,13 @@ struct CodePacker {
   }
 
   // Of sums, by a shortcut whose window is not below 0.
-  template <Deal D>
+  template <Deal D, bool FullU8 = false>
   TORCHQAT_INLINE __m512i codes_of(const __m512i sums[4], const Constants& c) const {
     __m512i fixed[4];
 #pragma GCC unroll 4
     for (int j = 0; j < 4; ++j) fixed[j] = _mm512_cvtps_epi32(_mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[j]), c.ratio[j], c.shift[j]));
     if (near_tie(fixed, c.window)) [[unlikely]] return exactly<D>(sums[0], sums[1], sums[2], sums[3], c);
-    return bytes_of<D>(fixed);
+    return bytes_of<D, FullU8>(fixed);
   }
 };
 

@@ -28,8 +28,10 @@ void depthwise(const Plan& plan, const uint8_t* a, const int8_t* weight, int64_t
   }
 }
 
+bool reads_plain_codes(const Plan&) { return false; }
+
 template <typename Block>
-bool depthwise_lines(const Plan&, const Task&, const uint8_t*, const int8_t*, int64_t, int64_t, int64_t, int64_t, const int32_t*, const Block&) {
+bool depthwise_lines(const Plan&, const Task&, const int8_t*, int64_t, int64_t, const int32_t*, const Block&) {
   return false;
 }
 

@@ -31,6 +31,8 @@ struct OutputGrid {
 
 struct Task {
   const uint8_t* codes = nullptr;   // from pad_rows
+  // Instead, where the kernels read such: the sample's own codes, channels last, stored as u8; the results lie so too.
+  const uint8_t* plain = nullptr;
   // Given for 16-bit input in two limbs, of which codes are the high ones; zero_point is theirs alike.
   const uint8_t* low_codes = nullptr;
   const uint8_t* packed = nullptr;  // from pack_weight
@@ -53,6 +55,8 @@ struct Kernels {
   void (*apply_mask)(float* values, int64_t n, const uint8_t* mask);
   // Rows [begin, end) of padded[0] * padded[1] of every plane. True if a value was NaN. scratch: pad_scratch_bytes.
   bool (*pad_rows)(const Plan& plan, const Source& source, int64_t begin, int64_t end, uint8_t* codes, uint8_t* scratch);
+  // Whether strips takes Task::plain, and no pad_rows is needed.
+  bool (*reads_plain_codes)(const Plan& plan);
   // Strips [begin, end) of plan.strips. scratch: strip_scratch_bytes, 64-byte aligned.
   void (*strips)(const Plan& plan, const Task& task, int64_t begin, int64_t end, uint8_t* scratch);
 };

@@ -2,8 +2,9 @@
 //   gemm_begin(), gemm_end()
 //   gemm(a, row_stride, rows, runs, run_count, panel, columns, init, sums)     sums int32 [rows rounded up to 16][64]
 //   depthwise(plan, a, weight, channel, columns, rows, init, sums)             from conv_depthwise_{plain,vnni}.h
-//   depthwise_lines(plan, task, codes, ..., block)                             pairs of lines with results stored; false if there is no
+//   depthwise_lines(plan, task, weight, begin, end, init, block)               pairs of lines with results stored; false if there is no
 //                                                                              such form for this kernel
+//   reads_plain_codes(plan)                                                    whether depthwise_lines needs no padded planes
 #pragma once
 #include <algorithm>
 #include <cstring>
@@ -199,7 +200,7 @@ inline void depthwise_strips(const Plan& plan, const Task& task, int64_t begin, 
     for (int64_t panel = 0; panel < w.panels; ++panel) {
       const Block block = block_of(constants, plan, task, 0, panel, sums, values, limbs);
       const int32_t* init = constants.init + panel * kPanel;
-      if (depthwise_lines(plan, task, task.codes, weight, block.channel, block.columns, from, to, init, block)) continue;
+      if (depthwise_lines(plan, task, weight, from, to, init, block)) continue;
       for (int64_t line = 2 * from; line < 2 * to; ++line) {
         const int64_t slice = line / (2 * plan.lines_per_slice), y = line % (2 * plan.lines_per_slice);
         if (y >= plan.out[1]) continue;

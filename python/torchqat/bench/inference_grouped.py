@@ -20,12 +20,12 @@ GROUP = 32
 ops = torch.ops.torchqat
 
 
-class Int4Weight:
-    """A random int4 weight in groups of 32 with bfloat16 scales, packed as a deployed layer keeps it."""
+class LowBitWeight:
+    """A random weight of a few bits in groups of 32 with bfloat16 scales, packed as a deployed layer keeps it."""
 
-    def __init__(self, n: int, k: int):
-        codes = torch.randint(-8, 8, (n, k), dtype=torch.int8)
-        self.packed = ops.linear_grouped_pack(codes, 4, GROUP)
+    def __init__(self, n: int, k: int, bits: int = 4):
+        codes = torch.randint(-(2 ** (bits - 1)), 2 ** (bits - 1), (n, k), dtype=torch.int8)
+        self.packed = ops.linear_grouped_pack(codes, bits, GROUP)
         self.scale = ops.linear_grouped_pack_scale((torch.rand(n, k // GROUP) / 50 + 0.01).bfloat16())
         self.bytes = self.packed.numel() + self.scale.numel() * 2
 
@@ -70,7 +70,7 @@ def _in_turn(layers, call):
 def _square(report: Report, quick: bool) -> None:
     size, copies = (1024, 2) if quick else (4096, 4)
     floats = [torch.randn(size, size) for _ in range(copies)]
-    weights = [Int4Weight(size, size) for _ in range(copies)]
+    weights = [LowBitWeight(size, size) for _ in range(copies)]
     goals = {1: {INT4: 6.0, WEIGHT_ONLY: 4.5}, 16: {INT4: 7.0}}
     for rows, bounds in goals.items():
         x = torch.randn(rows, size)
@@ -96,6 +96,22 @@ def _square(report: Report, quick: bool) -> None:
             report.note(f"{reached / 1e9:.1f} GB/s reached, {roof / 1e9:.1f} GB/s read by torch.sum over {passed >> 20} MiB")
             report.values(f"{INT4}, 1 row: time taken over the time to read the weight (85% of the bandwidth: 1.176)",
                           {INT4: roof / reached}, "x", {INT4: 1 / 0.85})  # fmt: skip
+
+
+def _weight_only(report: Report, quick: bool) -> None:
+    """Every width of weights under float32 and bfloat16 activations, beside torch's own float32 and bfloat16."""
+    size, copies = (1024, 2) if quick else (4096, 4)
+    floats = [torch.randn(size, size) for _ in range(copies)]
+    halves = [w.bfloat16() for w in floats]
+    weights = {bits: [LowBitWeight(size, size, bits) for _ in range(copies)] for bits in (4, 3, 2)}
+    for rows in (1, 16):
+        x = torch.randn(rows, size)
+        half = x.bfloat16()
+        calls = {FP32: _in_turn(floats, lambda w, x=x: F.linear(x, w)), "bf16 eager": _in_turn(halves, lambda w, x=half: F.linear(x, w))}
+        for bits, own in weights.items():
+            for name, given in (("float32", x), ("bfloat16", half)):
+                calls[f"torchqat int{bits} g32, {name} activations"] = _in_turn(own, lambda w, given=given: w.weight_only(given))
+        report.group(f"weight-only Linear {size}x{size}, {copies} weights in turn, {rows} rows", calls, baseline=FP32)
 
 
 def _decoding(report: Report) -> None:
@@ -132,5 +148,6 @@ def run(report: Report) -> None:
     quick = report.options is not None and report.options.quick
     with torch.no_grad():
         _square(report, quick)
+        _weight_only(report, quick)
         if not quick:
             _decoding(report)

@@ -105,6 +105,12 @@ class IntegerBackward {
     if (b_.want_weight) make_panels(n, w);
   }
 
+  int64_t mask_bytes() const { return (b_.codes.numel() / b_.codes.size(0) + 7) / 8; }
+  // Whether the kernels that compute dx can mask it on the way.
+  bool masks_results() const {
+    return channels_last() && input_grad_.whole() && in_channels() % 16 == 0 && input_grad_.padded.weight.plane_out % 16 == 0;
+  }
+
   int64_t out_size() const { return forward_.weight.out_channels() * forward_.out_pixels(); }
   int64_t in_channels() const { return forward_.weight.in_channels(); }
   int64_t sums_bytes() const { return weight_plan_.panels() * weight_plan_.chunk_count() * kPanel * 4; }
@@ -178,17 +184,18 @@ class IntegerBackward {
       task.weight_scale = &one;
       task.out = input_grad_.whole() ? whole : w.pixels;
       task.channels_last = channels_last();
+      if (b_.mask != nullptr && masks_results()) task.out_mask = b_.mask + n * mask_bytes();
       shared(c.plan.strips, 1, [&](int64_t begin, int64_t end) {
         forward.strips(c.plan, task, begin, end, thread_scratch(0, strip_scratch_bytes(c.plan)));
       });
       if (!input_grad_.whole()) scatter_class(forward_, c, input_grad_.stride, channels_last(), w.pixels, whole);
     }
-    if (b_.mask != nullptr) {
+    if (b_.mask != nullptr && !masks_results()) {
       const int64_t size = b_.codes.numel() / b_.codes.size(0);
       // Whole bytes of the mask to each thread.
       shared((size + 4095) / 4096, 8, [&](int64_t begin, int64_t end) {
         const int64_t first = begin * 4096, last = std::min(size, end * 4096);
-        forward.apply_mask(whole + first, last - first, b_.mask + n * ((size + 7) / 8) + first / 8);
+        forward.apply_mask(whole + first, last - first, b_.mask + n * mask_bytes() + first / 8);
       });
     }
   }

@@ -11,9 +11,18 @@
 namespace torchqat::cpu::conv {
 namespace {
 
-// Calls visit(values, count, scales or null, scale) for every run of values: a pixel's channels, or a channel's pixels.
+// Calls visit(values, count, scales or null, scale) for every run of values: a pixel's channels, those of several pixels where few
+// channels would leave vectors half empty, or a channel's pixels.
 template <typename Visit>
 inline void for_each_run(const GradSource& s, Visit visit) {
+  constexpr int64_t few = 64;
+  if (s.channels_last && s.channels < few && s.channels % 16 != 0) {
+    float scales[16 * few];
+    const int64_t length = 16 * s.channels, all = s.pixels * s.channels;
+    for (int64_t i = 0; i < length; ++i) scales[i] = s.channel_scale[i % s.channels];
+    for (int64_t at = 0; at < all; at += length) visit(at, std::min(length, all - at), scales, 1.0f);
+    return;
+  }
   const int64_t outer = s.channels_last ? s.pixels : s.channels, inner = s.channels_last ? s.channels : s.pixels;
   for (int64_t i = 0; i < outer; ++i) {
     visit(i * inner, inner, s.channels_last ? s.channel_scale : nullptr, s.channels_last ? 1.0f : s.channel_scale[i]);

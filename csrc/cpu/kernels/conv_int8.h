@@ -42,6 +42,8 @@ struct Task {
   bool per_channel = false;
   const float* bias = nullptr;  // [out channels] or null
   float* out = nullptr;         // one sample, dense, channels_last or not
+  // Bits of the results, in memory order: where 0, the result becomes 0. Only for channels last whose planes hold sixteens.
+  const uint8_t* out_mask = nullptr;
   uint8_t* out_codes = nullptr; // instead of out: codes of grid, two's complement where it goes below zero
   OutputGrid grid;
   bool channels_last = true;

@@ -67,11 +67,14 @@ inline Constants make_constants(const Plan& plan, const Task& task, uint8_t* scr
   return c;
 }
 
+// What the sums of a strip are: exact ones, floats of several chunks, or those of two limbs.
+enum class Sums { exact, floats, limbs };
+
 // Sums of a strip and where its pixels go.
 struct Block {
   const int32_t* sums;
-  float* values;  // [kStrip][64]; holds the float sums when there are several chunks
-  bool summed;
+  float* values;  // [kStrip][64]; holds the float sums when there are several chunks, or the int32 sums of low limbs
+  Sums kind;
   const float* scale;
   const float* bias;
   int64_t columns;
@@ -79,7 +82,11 @@ struct Block {
   Shortcut cut;     // for codes
 
   TORCHQAT_INLINE Vec value(int64_t row, int64_t i) const {
-    const Vec sum = summed ? Vec::load(values + row * kPanel + i) : Vec::load_s32(sums + row * kPanel + i);
+    const int64_t at = row * kPanel + i;
+    const Vec sum = kind == Sums::floats ? Vec::load(values + at)
+                    : kind == Sums::limbs
+                        ? numerics::joined_limbs(Vec::load_s32(sums + at), Vec::load_s32(reinterpret_cast<const int32_t*>(values) + at))
+                        : Vec::load_s32(sums + at);
     return numerics::scaled_sum(sum, Vec::load(scale + i), Vec::load(bias + i));
   }
 };
@@ -90,8 +97,14 @@ inline void finish_run(const Plan& plan, const Task& task, const Block& b, int64
   for (int64_t r = row; r < row + count; ++r) {
     float* to = task.channels_last ? task.out + (pixel + r - row) * channels + b.channel : b.values + r * kPanel;
     for (int64_t i = 0; i < b.columns; i += Vec::size) {
-      const Vec y = b.value(r, i);
+      Vec y = b.value(r, i);
       const int64_t left = b.columns - i;
+      if (task.out_mask != nullptr) {
+        const int64_t bit = (pixel + r - row) * channels + b.channel + i;
+        uint32_t bits = static_cast<uint32_t>(task.out_mask[bit / 8]) >> (bit % 8);
+        if (Vec::size > 8) bits |= static_cast<uint32_t>(task.out_mask[bit / 8 + 1]) << 8;
+        y = numerics::select(Vec::from_bits(bits), y, Vec(0.0f));
+      }
       if (left >= Vec::size) {
         y.store(to + i);
       } else {
@@ -179,12 +192,12 @@ inline void gather(const Plan& plan, const uint8_t* plane, const Strip& strip, u
 
 // The block of a panel; sums and values are filled strip by strip.
 inline Block block_of(const Constants& c, const Plan& plan, const Task& task, int64_t plane, int64_t panel, int32_t* sums, float* values,
-                      bool summed) {
+                      Sums kind) {
   const WeightLayout& w = plan.weight;
   const int64_t at = plane * w.panels + panel, first = plane * w.plane_out + panel * kPanel;
   const int64_t columns = std::min({kPanel, w.plane_out - panel * kPanel, w.out_channels() - first});
-  return {sums, values, summed, c.scale + at * kPanel, c.bias + at * kPanel, columns, first,
-          Shortcut{c.cuts + 2 * at * kPanel, c.cuts + (2 * at + 1) * kPanel, summed || task.out_codes == nullptr ? -1 : c.windows[at]}};
+  return {sums, values, kind, c.scale + at * kPanel, c.bias + at * kPanel, columns, first,
+          Shortcut{c.cuts + 2 * at * kPanel, c.cuts + (2 * at + 1) * kPanel, kind != Sums::exact || task.out_codes == nullptr ? -1 : c.windows[at]}};
 }
 
 // Pairs of lines [begin, end) of a depthwise convolution, a panel of channels at a time over as many as stay in cache.
@@ -198,7 +211,7 @@ inline void depthwise_strips(const Plan& plan, const Task& task, int64_t begin, 
   for (int64_t from = begin; from < end; from += most) {
     const int64_t to = std::min(from + most, end);
     for (int64_t panel = 0; panel < w.panels; ++panel) {
-      const Block block = block_of(constants, plan, task, 0, panel, sums, values, limbs);
+      const Block block = block_of(constants, plan, task, 0, panel, sums, values, limbs ? Sums::limbs : Sums::exact);
       const int32_t* init = constants.init + panel * kPanel;
       if (depthwise_lines(plan, task, weight, from, to, init, block)) continue;
       for (int64_t line = 2 * from; line < 2 * to; ++line) {
@@ -210,9 +223,6 @@ inline void depthwise_strips(const Plan& plan, const Task& task, int64_t begin, 
           if (limbs) {
             int32_t* low = reinterpret_cast<int32_t*>(values);
             depthwise(plan, task.low_codes + at, weight, block.channel, block.columns, rows, init, low);
-            for (int64_t i = 0; i < rows * kPanel; i += Vec::size) {
-              numerics::joined_limbs(Vec::load_s32(sums + i), Vec::load_s32(low + i)).store(values + i);
-            }
           }
           finish(plan, task, block, {slice, y, start, rows});
         }
@@ -252,18 +262,15 @@ void strips(const Plan& plan, const Task& task, int64_t begin, int64_t end, uint
         const int64_t at = plane * w.panels + panel;
         const int8_t* codes = packed_codes(task.packed) + at * w.panel_bytes();
         const int32_t* init = constants.init + at * w.chunks * kPanel;
-        const bool summed = w.chunks > 1 || limbs > 1;
-        const Block block = block_of(constants, plan, task, plane, panel, sums, values, summed);
+        const Sums kind = limbs > 1 ? Sums::limbs : w.chunks > 1 ? Sums::floats : Sums::exact;
+        const Block block = block_of(constants, plan, task, plane, panel, sums, values, kind);
         const int64_t columns = block.columns;
-        if (!summed) {
+        if (kind == Sums::exact) {
           gemm(rows_of[0], plan.row_stride, rows, plan.runs.data(), run_count, codes, columns, init, sums);
-        } else if (limbs > 1) {
+        } else if (kind == Sums::limbs) {
           int32_t* low = reinterpret_cast<int32_t*>(values);
           gemm(rows_of[0], plan.row_stride, rows, plan.runs.data(), run_count, codes, columns, init, sums);
           gemm(rows_of[1], plan.row_stride, rows, plan.runs.data(), run_count, codes, columns, init, low);
-          for (int64_t i = 0; i < rows * kPanel; i += Vec::size) {
-            numerics::joined_limbs(Vec::load_s32(sums + i), Vec::load_s32(low + i)).store(values + i);
-          }
         } else {
           for (int chunk = 0; chunk < run_count; ++chunk) {
             gemm(rows_of[0], plan.row_stride, rows, &plan.runs[static_cast<size_t>(chunk)], 1, codes, columns, init + chunk * kPanel, sums);

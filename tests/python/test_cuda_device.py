@@ -71,3 +71,30 @@ def test_rows_of_deployed_layers_run_in_one_call(torchqat, preset):
     for layer in converted:
         x = layer(x)
     assert torch.equal(x, y)
+
+
+@pytest.mark.parametrize("formats", [("mxfp8_e4m3", "mxfp8_e4m3"), ("mxfp8_e5m2", "mxfp4"), ("nvfp4", "nvfp4")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_block_scaled_layers_are_right_on_whatever_the_device_has(torchqat, formats, dtype):
+    """A warning that its tensor cores are not used is an error here, where there are some (capability 10 and above)."""
+    ops = torch.ops.torchqat
+    x, w = torch.randn(200, 352, device="cuda", dtype=dtype), torch.randn(144, 352, device="cuda")
+    a, b = (ops.fake_quantize_float(t, None, [], name) for t, name in zip((x, w), formats))
+    y = ops.linear_block_float(a, b, None, *formats, x)
+    off = (y.double() - a.double() @ b.double().t()).abs()
+    most = a.double().abs() @ b.double().abs().t()
+    assert y.dtype == dtype and (off <= (2**-10 if dtype == torch.float32 else 2**-8) * most).all()
+
+
+def test_block_scaled_layers_can_be_captured(torchqat):
+    prepared = torchqat.prepare_qat(nn.Sequential(nn.Linear(64, 32)), torchqat.QConfig.mxfp8()).cuda()
+    x = torch.randn(16, 64, device="cuda")
+    with torch.no_grad():
+        expected = prepared(x)
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            captured = prepared(x)
+        graph.replay()
+    torch.cuda.synchronize()
+    assert torch.equal(captured, expected)

@@ -103,6 +103,16 @@ def test_ops_made_of_others():
     torch.testing.assert_close(*on("_power_of_two_scale_backward", grad, scale), rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize("shape, stride, padding", [((2, 6, 9), [3], [1]), ((2, 12, 3, 5), [2, 3], [1, 0]), ((1, 8, 2, 3, 4), [2, 2, 1], [0, 1, 0])])
+def test_phases_of_a_transposed_convolution(shape, stride, padding):
+    x = values(shape, torch.float32)
+    lengths = [n * s - 2 * p for n, s, p in zip(shape[2:], stride, padding)]
+    image = check("_interleave_phases", x, stride, padding, lengths)
+    check("_interleave_phases_backward", values(image.shape, torch.float32, seed=1), stride, padding, list(shape[2:]))
+    if len(shape) == 4:
+        check("_interleave_phases", x.to(memory_format=torch.channels_last), stride, padding, lengths)
+
+
 def test_float8_layers_and_the_observed_layer():
     x, w = values((9, 64), torch.float32, special=False), values((32, 64), torch.float32, seed=1, special=False)
     bias = torch.linspace(-1, 1, 32)

@@ -15,8 +15,6 @@
 namespace torchqat {
 namespace {
 
-// Below this many multiplications a second thread costs more than it brings.
-constexpr int64_t kSerialWork = 1 << 21;
 // A block of rows of this size stays in the second-level cache while the panels pass.
 constexpr int64_t kBlockBytes = 1 << 20;
 // A multiple of every path's rows per tile (6 and 32).
@@ -118,10 +116,10 @@ cpu::PackedS8 int8_weight_target(const at::Tensor& packed_weight, int64_t n, int
 }
 
 void for_each_block(int64_t rows, int64_t panels, int64_t row_bytes,
-                    const std::function<void(int64_t, int64_t, int64_t, int64_t)>& fn) {
+                    const std::function<void(int64_t, int64_t, int64_t, int64_t)>& fn, int64_t serial_work) {
   if (rows == 0 || panels == 0) return;
   const int64_t threads = at::get_num_threads();
-  if (threads == 1 || rows * panels * cpu::kPanelColumns * row_bytes <= kSerialWork) {
+  if (threads == 1 || rows * panels * cpu::kPanelColumns * row_bytes <= serial_work) {
     const int64_t block = std::max(kBlockRows, kBlockBytes / std::max<int64_t>(row_bytes, 1) / kBlockRows * kBlockRows);
     for (int64_t i = 0; i < rows; i += block) fn(i, std::min(rows, i + block), 0, panels);
     return;
@@ -190,8 +188,9 @@ at::Tensor int8_gemm(const QuantizedRows& x, int64_t rows, const InputQParams& q
   g.ldo = weight.n;
   const auto kernel = cpu::select<cpu::GemmU8S8Fn>(cpu::gemm_u8s8_scalar, cpu::gemm_u8s8_avx2, cpu::gemm_u8s8_avx512,
                                                    cpu::gemm_u8s8_amx);
+  // Each thread has just packed the panels that it will multiply: from another's cache they would come at a crawl.
   for_each_block(rows, cpu::padded64(weight.n) / cpu::kPanelColumns, weight.k_padded,
-                 [&](int64_t r0, int64_t r1, int64_t p0, int64_t p1) { kernel(g, r0, r1, p0, p1); });
+                 [&](int64_t r0, int64_t r1, int64_t p0, int64_t p1) { kernel(g, r0, r1, p0, p1); }, kSerialWork / 2);
   return dtype == at::kFloat ? y : y.to(dtype);
 }
 

@@ -53,8 +53,11 @@ QuantizedRows quantize_rows(const at::Tensor& input, int64_t rows, int64_t k, co
 at::Tensor int8_gemm(const QuantizedRows& x, int64_t rows, const InputQParams& qparams, const Int8Weight& weight,
                      const at::Tensor& weight_scale, const std::optional<at::Tensor>& bias, at::ScalarType dtype);
 
+// Below this many multiplications a second thread costs more than it brings.
+constexpr int64_t kSerialWork = 1 << 21;
+
 // Calls fn(row_begin, row_end, panel_begin, panel_end) over rows x panels, with blocks of rows that stay in cache.
 void for_each_block(int64_t rows, int64_t panels, int64_t row_bytes,
-                    const std::function<void(int64_t, int64_t, int64_t, int64_t)>& fn);
+                    const std::function<void(int64_t, int64_t, int64_t, int64_t)>& fn, int64_t serial_work = kSerialWork);
 
 }  // namespace torchqat

@@ -1,8 +1,8 @@
 // The source of dorefa_{scalar,avx2,avx512}.cpp.
 #pragma once
-#include "cpu/kernels/affine_generic.h"
 #include "cpu/kernels/dorefa.h"
 #include "cpu/kernels/learned_generic.h"
+#include "cpu/kernels/of_scale_generic.h"
 #include "cpu/vec/vec_bits.h"
 #include "numerics/dorefa.h"
 
@@ -19,32 +19,16 @@ void dorefa_limits(const typename V::Scalar* largest, int64_t n, typename V::Sca
   }
 }
 
-template <typename T>
 struct DorefaWeight {
-  using In = T;
-  using Out = T;
-  using Args = AffineArgs;
-  struct None {};
-  static constexpr bool masks = false;
   template <typename V>
-  static TORCHQAT_INLINE None grid(const Args&) {
-    return {};
-  }
-  template <bool stream, typename V>
-  static TORCHQAT_INLINE uint32_t apply(const In* in, Out* out, V limit, V, None) {
-    const V y = numerics::dorefa_weight(V::load(in), limit);
-    if constexpr (stream) {
-      y.stream(out);
-    } else {
-      y.store(out);
-    }
-    return 0;
+  static TORCHQAT_INLINE V of(V x, V limit) {
+    return numerics::dorefa_weight(x, limit);
   }
 };
 
 template <typename T, typename V>
 void dorefa_forward(const AffineArgs& a, int64_t begin, int64_t end) {
-  a.stream ? affine_range<DorefaWeight<T>, V, false, true>(a, begin, end) : affine_range<DorefaWeight<T>, V, false, false>(a, begin, end);
+  of_scale<DorefaWeight, T, V>(a, begin, end);
 }
 
 template <typename T, typename V>

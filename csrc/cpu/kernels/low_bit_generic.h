@@ -1,7 +1,7 @@
 // The source of low_bit_{scalar,avx2,avx512}.cpp.
 #pragma once
-#include "cpu/kernels/affine_generic.h"
 #include "cpu/kernels/low_bit.h"
+#include "cpu/kernels/of_scale_generic.h"
 #include "numerics/bits.h"
 #include "numerics/low_bit.h"
 
@@ -288,33 +288,16 @@ void binary_scales(const RowsArgs& a, int64_t begin, int64_t end) {
   }
 }
 
-struct Nothing {};
-
-template <typename T>
-struct Binary {
-  using In = T;
-  using Out = T;
-  using Args = AffineArgs;
-  static constexpr bool masks = false;
+struct BinaryValue {
   template <typename V>
-  static TORCHQAT_INLINE Nothing grid(const Args&) {
-    return {};
-  }
-  template <bool stream, typename V>
-  static TORCHQAT_INLINE uint32_t apply(const In* in, Out* out, V scale, V, Nothing) {
-    const V y = numerics::binary_value<typename V::Scalar>(V::load(in), scale, V(typename V::Scalar(0)));
-    if constexpr (stream) {
-      y.stream(out);
-    } else {
-      y.store(out);
-    }
-    return 0;
+  static TORCHQAT_INLINE V of(V x, V scale) {
+    return numerics::binary_value<typename V::Scalar>(x, scale, V(typename V::Scalar(0)));
   }
 };
 
 template <typename T, typename V>
 void fake_quantize_binary(const AffineArgs& a, int64_t begin, int64_t end) {
-  a.stream ? affine_range<Binary<T>, V, false, true>(a, begin, end) : affine_range<Binary<T>, V, false, false>(a, begin, end);
+  of_scale<BinaryValue, T, V>(a, begin, end);
 }
 
 }  // namespace torchqat::cpu

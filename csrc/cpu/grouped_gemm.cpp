@@ -56,11 +56,14 @@ at::Tensor pack_grouped(const at::Tensor& bytes, int64_t bits, int64_t group_siz
     const cpu::PackedS8 target{n, k, reinterpret_cast<int8_t*>(out), sums.mutable_data_ptr<int32_t>()};
     const auto kernel = cpu::select<cpu::PackS8Fn>(cpu::pack_s8_scalar, cpu::pack_s8_avx2, cpu::pack_s8_avx512);
     at::parallel_for(0, w.panels, 1, [&](int64_t begin, int64_t end) {
-      kernel(reinterpret_cast<const int8_t*>(codes), target, begin, end);
-      // Bounds of its own: bytes may alias anything, the layout's numbers too, and would be read anew for each.
-      uint8_t* bytes = out + begin * w.panel_bytes;
-      const int64_t count = (end - begin) * w.panel_bytes;
-      for (int64_t i = 0; i < count; ++i) bytes[i] ^= 0x80;
+      for (int64_t p = begin; p < end; ++p) {
+        kernel(reinterpret_cast<const int8_t*>(codes), target, p, p + 1);
+        // While the panel is in the cache. Bounds of its own: bytes may alias anything, the layout's numbers too, and would
+        // be read anew for each.
+        uint8_t* bytes = out + p * w.panel_bytes;
+        const int64_t count = w.panel_bytes;
+        for (int64_t i = 0; i < count; ++i) bytes[i] ^= 0x80;
+      }
     });
     return packed;
   }

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 
 #include "cpu/isa.h"
@@ -28,11 +29,23 @@ cpu::FloatType float_type(at::ScalarType dtype) {
                                 : cpu::FloatType::float32;
 }
 
+// Normal, positive and finite, on raw bits, many at a time: a weight in groups has as many scales as a small layer weights.
+static bool all_normal(const float* values, int64_t count) {
+  uint32_t bad = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    uint32_t bits;
+    std::memcpy(&bits, values + i, 4);
+    bad |= static_cast<uint32_t>(bits - 0x00800000u >= 0x7f000000u);
+  }
+  return bad == 0;
+}
+
 at::Tensor read_scale(const char* op, const char* name, const at::Tensor& scale, bool learned) {
   // The usual scale is taken as it is: each ATen call would cost as much as a small layer's product.
   const bool ready = scale.scalar_type() == at::kFloat && scale.is_contiguous();
   at::Tensor values = ready ? scale : scale.detach().to(at::kFloat).contiguous();
   const float* s = values.const_data_ptr<float>();
+  if (all_normal(s, values.numel())) return values;
   if (learned && std::any_of(s, s + values.numel(), [](float v) { return v < std::numeric_limits<float>::min(); })) {
     values = values.detach().clamp_min(std::numeric_limits<float>::min());
     s = values.const_data_ptr<float>();

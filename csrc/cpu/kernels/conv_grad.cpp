@@ -1,6 +1,7 @@
 // Plans of the convolution gradients. Plain integer work, compiled once.
 #include "cpu/kernels/conv_grad.h"
 
+#include "cpu/kernels/interleave_rows.h"
 #include "cpu/vec/transpose.h"
 
 #include <algorithm>
@@ -129,27 +130,6 @@ void gather_taps(const WeightLayout& w, const std::vector<int64_t>& taps, const 
   }
 }
 
-// Four rows of n bytes side by side: to[4 * i + j] = rows[j][i].
-void interleave(const int8_t* const rows[4], int64_t n, uint8_t* to) {
-  int64_t i = 0;
-#if defined(__SSE2__)
-  const auto row = [&](int j) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(rows[j] + i)); };
-  for (; i + 16 <= n; i += 16) {
-    const __m128i a = row(0), b = row(1), c = row(2), d = row(3);
-    const __m128i ab0 = _mm_unpacklo_epi8(a, b), ab1 = _mm_unpackhi_epi8(a, b);
-    const __m128i cd0 = _mm_unpacklo_epi8(c, d), cd1 = _mm_unpackhi_epi8(c, d);
-    auto* out = reinterpret_cast<__m128i*>(to + 4 * i);
-    _mm_storeu_si128(out, _mm_unpacklo_epi16(ab0, cd0));
-    _mm_storeu_si128(out + 1, _mm_unpackhi_epi16(ab0, cd0));
-    _mm_storeu_si128(out + 2, _mm_unpacklo_epi16(ab1, cd1));
-    _mm_storeu_si128(out + 3, _mm_unpackhi_epi16(ab1, cd1));
-  }
-#endif
-  for (; i < n; ++i) {
-    for (int j = 0; j < 4; ++j) to[4 * i + j] = static_cast<uint8_t>(rows[j][i]);
-  }
-}
-
 // sums[i] += each of `count` rows of n codes, `pitch` apart.
 void add_rows(const int8_t* codes, int64_t pitch, int64_t count, int64_t n, int32_t* sums) {
   for (int64_t first = 0; first < count; first += 256) {  // what 16 bits hold
@@ -184,7 +164,7 @@ void pack_class_rows(const WeightLayout& w, const InputGradClass& of, const std:
       for (int64_t o = 0; o < w.group_out; o += 4) {
         const int8_t* rows[4];
         for (int64_t j = 0; j < 4; ++j) rows[j] = from + (o + j) * filter;
-        interleave(rows, n, panel + (k + o) * kPanel);
+        interleave_rows<0>(rows, n, panel + (k + o) * kPanel);
       }
       add_rows(from, filter, w.group_out, n, sum);
     }

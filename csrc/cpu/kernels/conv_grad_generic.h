@@ -6,6 +6,7 @@
 #include "cpu/kernels/column_sums.h"
 #include "cpu/kernels/conv_grad_walk.h"
 #include "cpu/kernels/conv_int8_generic.h"
+#include "cpu/kernels/interleave_rows.h"
 #include "numerics/limbs.h"
 
 namespace torchqat::cpu::conv {
@@ -154,28 +155,6 @@ void spread_codes(const Plan& f, const WeightGradPlan& w, const Source& s, int64
   }
 }
 
-// Four rows of `n` stored limbs, interleaved and made signed.
-inline void interleave(const uint8_t* const rows[4], int64_t n, int8_t* to) {
-  int64_t i = 0;
-#if defined(__SSE2__)
-  const __m128i sign = _mm_set1_epi8(-128);
-  const auto row = [&](int j) { return _mm_xor_si128(_mm_loadu_si128(reinterpret_cast<const __m128i*>(rows[j] + i)), sign); };
-  for (; i + 16 <= n; i += 16) {
-    const __m128i a = row(0), b = row(1), c = row(2), d = row(3);
-    const __m128i ab0 = _mm_unpacklo_epi8(a, b), ab1 = _mm_unpackhi_epi8(a, b);
-    const __m128i cd0 = _mm_unpacklo_epi8(c, d), cd1 = _mm_unpackhi_epi8(c, d);
-    auto* out = reinterpret_cast<__m128i*>(to + 4 * i);
-    _mm_storeu_si128(out, _mm_unpacklo_epi16(ab0, cd0));
-    _mm_storeu_si128(out + 1, _mm_unpackhi_epi16(ab0, cd0));
-    _mm_storeu_si128(out + 2, _mm_unpacklo_epi16(ab1, cd1));
-    _mm_storeu_si128(out + 3, _mm_unpackhi_epi16(ab1, cd1));
-  }
-#endif
-  for (; i < n; ++i) {
-    for (int j = 0; j < 4; ++j) to[4 * i + j] = static_cast<int8_t>(rows[j][i] ^ 0x80);
-  }
-}
-
 void panel_limbs(const Plan& forward, const Plan& g, const WeightGradPlan& w, const uint8_t* padded, int64_t begin, int64_t end, int8_t* panels,
                  int32_t* sums) {
   uint8_t ones[64];
@@ -190,7 +169,8 @@ void panel_limbs(const Plan& forward, const Plan& g, const WeightGradPlan& w, co
     for_each_panel_group<4>(forward, g, w, unit, padded, nothing, [&](const uint8_t* const (&pixels)[4], int64_t n, int64_t k, int64_t column) {
       // By sixteens where the panel has room: what is too much is overwritten, or belongs to no channel.
       const int64_t whole = (n + 15) / 16 * 16;
-      interleave(pixels, column + whole <= kPanel ? whole : n, own + k * kPanel + 4 * column);
+      // Stored limbs become signed.
+      interleave_rows<0x80>(pixels, column + whole <= kPanel ? whole : n, own + k * kPanel + 4 * column);
     });
     // The sum of each column, from the same kernel on a row of ones.
     for (size_t chunk = 0; chunk + 1 < w.chunks.size(); ++chunk) {

@@ -46,11 +46,11 @@ $(VENV)/.torch-$(TORCH): pyproject.toml
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check "torch==$(TORCH)"
 	$(PY) -m pip install --quiet --disable-pip-version-check "setuptools>=64" wheel "cmake>=3.22" ninja "pybind11>=2.12" numpy
-	rm -f $(VENV)/.torch-* $(VENV)/.package
+	rm -f $(VENV)/.torch-* $(BUILD)/.package
 	touch $@
 
 # The editable install configures and builds; later runs only build what changed.
-$(VENV)/.package: $(ENVIRONMENT) pyproject.toml setup.py
+$(BUILD)/.package: $(ENVIRONMENT) pyproject.toml setup.py
 	TORCHQAT_CMAKE_ARGS=-DTORCHQAT_BUILD_TESTS=ON $(PY) -m pip install --quiet --disable-pip-version-check \
 	  --no-build-isolation --editable ".[demo,test]"
 	touch $@
@@ -63,7 +63,7 @@ build:
 	cmake --install $(BUILD) > /dev/null
 test-python demo bench: export PYTHONPATH := $(abspath python):$(PYTHONPATH)
 else
-build: $(VENV)/.package
+build: $(BUILD)/.package
 	cmake --build $(BUILD) --parallel $(MAX_JOBS)
 	cmake --install $(BUILD) > /dev/null
 endif
@@ -130,4 +130,4 @@ cuda-sanitize: build
 
 clean:
 	rm -rf $(BUILD) $(BUILD)-sanitize $(BUILD)-cuda-check $(BUILD)-cuda-all $(BUILD)-cuda-link python/torchqat/lib python/torchqat/include python/torchqat/share \
-	  python/torchqat/_C*.so $(VENV)/.package
+	  python/torchqat/_C*.so

@@ -17,6 +17,7 @@ set(TORCHQAT_KERNEL_SOURCES
   csrc/cpu/kernels/conv_int8_amx.cpp
   csrc/cpu/kernels/conv_int8_avx2.cpp
   csrc/cpu/kernels/conv_int8_avx512.cpp
+  csrc/cpu/kernels/conv_int8_avxvnni.cpp
   csrc/cpu/kernels/conv_int8_scalar.cpp
   csrc/cpu/kernels/conv_plan.cpp
   csrc/cpu/kernels/depthwise_grad.cpp
@@ -35,16 +36,19 @@ set(TORCHQAT_KERNEL_SOURCES
   csrc/cpu/kernels/float_grid_scalar.cpp
   csrc/cpu/kernels/forms_avx2.cpp
   csrc/cpu/kernels/forms_avx512.cpp
+  csrc/cpu/kernels/forms_avx512vbmi.cpp
   csrc/cpu/kernels/forms_scalar.cpp
   csrc/cpu/kernels/gemm_bf16_amx.cpp
   csrc/cpu/kernels/gemm_bf16_avx512bf16.cpp
   csrc/cpu/kernels/gemm_limbs_amx.cpp
   csrc/cpu/kernels/gemm_limbs_avx2.cpp
   csrc/cpu/kernels/gemm_limbs_avx512.cpp
+  csrc/cpu/kernels/gemm_limbs_avxvnni.cpp
   csrc/cpu/kernels/gemm_limbs_scalar.cpp
   csrc/cpu/kernels/gemm_u8s8_amx.cpp
   csrc/cpu/kernels/gemm_u8s8_avx2.cpp
   csrc/cpu/kernels/gemm_u8s8_avx512.cpp
+  csrc/cpu/kernels/gemm_u8s8_avxvnni.cpp
   csrc/cpu/kernels/gemm_u8s8_scalar.cpp
   csrc/cpu/kernels/grad_bf16_avx512bf16.cpp
   csrc/cpu/kernels/grad_few_rows_avx2.cpp
@@ -63,6 +67,7 @@ set(TORCHQAT_KERNEL_SOURCES
   csrc/cpu/kernels/linear_grouped_amx.cpp
   csrc/cpu/kernels/linear_grouped_avx2.cpp
   csrc/cpu/kernels/linear_grouped_avx512.cpp
+  csrc/cpu/kernels/linear_grouped_avxvnni.cpp
   csrc/cpu/kernels/linear_grouped_pack_scalar.cpp
   csrc/cpu/kernels/linear_grouped_scalar.cpp
   csrc/cpu/kernels/low_bit_avx2.cpp

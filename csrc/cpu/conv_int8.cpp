@@ -31,7 +31,7 @@ uint8_t* thread_scratch(int slot, int64_t bytes) {
   return buffer.data.get();
 }
 
-Kernels current_kernels() { return select(&kernels_scalar, &kernels_avx2, &kernels_avx512, &kernels_amx)(); }
+Kernels current_kernels() { return select(&kernels_scalar, &kernels_avx2, &kernels_avxvnni, &kernels_avx512, &kernels_amx)(); }
 
 at::Tensor checked_scale(const char* op, const char* name, const at::Tensor& scale) {
   const at::Tensor values = float_values(scale);

@@ -15,7 +15,9 @@ using namespace cpu::forms;
 
 constexpr int64_t kGrain = 1 << 15;
 
-Kernels current() { return cpu::select(&kernels_scalar, &kernels_avx2, &kernels_avx512)(); }
+Kernels current() {
+  return cpu::select(&kernels_scalar, &kernels_avx2, cpu::use_avx512_vbmi() ? &kernels_avx512vbmi : &kernels_avx512)();
+}
 
 Element element(const at::Tensor& t) {
   return t.scalar_type() == at::kFloat ? Element::float32 : t.scalar_type() == at::kByte ? Element::u8 : Element::s8;

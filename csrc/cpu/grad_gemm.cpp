@@ -239,7 +239,7 @@ void multiply_limbs(cpu::GemmGrad g, const Limbs& a, int64_t reduction, const Pa
   g.a_low = a.lines.low;
   g.corrections = a.lines.sums;
   g.row_scale = a.scale;
-  run(g, cpu::select<cpu::GemmGradFn>(cpu::gemm_limbs_scalar, cpu::gemm_limbs_avx2, cpu::gemm_limbs_avx512,
+  run(g, cpu::select<cpu::GemmGradFn>(cpu::gemm_limbs_scalar, cpu::gemm_limbs_avx2, cpu::gemm_limbs_avxvnni, cpu::gemm_limbs_avx512,
                                       cpu::gemm_limbs_amx), 2 * g.lda, source, scratch);
 }
 
@@ -273,7 +273,7 @@ void weight_gradient_of_few_rows(const GradProblem& p, const cpu::GradSource& so
 
 Backward resolve_backward(Backward wanted) {
   if (wanted == Backward::automatic) {
-    return cpu::current_isa() >= cpu::Isa::avx512 ? Backward::int16 : Backward::float32;
+    return cpu::current_isa() >= cpu::Isa::avxvnni ? Backward::int16 : Backward::float32;
   }
   return wanted == Backward::bfloat16 && !cpu::use_avx512_bf16() ? Backward::float32 : wanted;
 }

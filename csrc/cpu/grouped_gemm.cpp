@@ -139,7 +139,7 @@ at::Tensor multiply(cpu::GroupedInt8 g, at::IntArrayRef sizes, const std::option
   g.bias = float_bias.data;
   g.out = y.mutable_data_ptr<float>();
   g.ldo = g.w.n;
-  const auto kernel = cpu::select<cpu::GroupedInt8Fn>(cpu::grouped_int8_scalar, cpu::grouped_int8_avx2,
+  const auto kernel = cpu::select<cpu::GroupedInt8Fn>(cpu::grouped_int8_scalar, cpu::grouped_int8_avx2, cpu::grouped_int8_avxvnni,
                                                       cpu::grouped_int8_avx512, cpu::grouped_int8_amx);
   for_each_grouped_block(g.m, g.w, cpu::grouped_int8_scratch(g.w, g.m), [&](const cpu::GroupedRange& range) { kernel(g, range); });
   return dtype == at::kFloat ? y : y.to(dtype);

@@ -199,7 +199,7 @@ at::Tensor int8_gemm(const QuantizedRows& x, int64_t rows, const InputQParams& q
   if (x.nan_rows.defined()) g.nan_rows = x.nan_rows.const_data_ptr<uint8_t>();
   g.out = y.mutable_data_ptr();
   g.ldo = weight.n;
-  const auto kernel = cpu::select<cpu::GemmU8S8Fn>(cpu::gemm_u8s8_scalar, cpu::gemm_u8s8_avx2, cpu::gemm_u8s8_avx512,
+  const auto kernel = cpu::select<cpu::GemmU8S8Fn>(cpu::gemm_u8s8_scalar, cpu::gemm_u8s8_avx2, cpu::gemm_u8s8_avxvnni, cpu::gemm_u8s8_avx512,
                                                    cpu::gemm_u8s8_amx);
   // Each thread has just packed the panels that it will multiply: from another's cache they would come at a crawl.
   for_each_block(rows, cpu::padded64(weight.n) / cpu::kPanelColumns, weight.k_padded,

@@ -30,21 +30,25 @@ Isa detect() {
   if (!(__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))) return Isa::scalar;
   if (!(__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-        __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni")))
-    return Isa::avx2;
+        __builtin_cpu_supports("avx512vnni")))
+    return __builtin_cpu_supports("avxvnni") ? Isa::avxvnni : Isa::avx2;
   return __builtin_cpu_supports("avx512bf16") && amx_usable() ? Isa::amx : Isa::avx512;
 }
+bool detect_avxvnni() { return __builtin_cpu_supports("avxvnni"); }
 bool detect_bf16() { return __builtin_cpu_supports("avx512bf16"); }
+bool detect_vbmi() { return __builtin_cpu_supports("avx512vbmi"); }
 #else
 Isa detect() { return Isa::scalar; }
+bool detect_avxvnni() { return false; }
 bool detect_bf16() { return false; }
+bool detect_vbmi() { return false; }
 #endif
 
-constexpr const char* names[] = {"scalar", "avx2", "avx512", "amx"};
+constexpr const char* names[] = {"scalar", "avx2", "avxvnni", "avx512", "amx"};
 
 Isa parse(const std::string& name) {
   for (int level = 0; level <= static_cast<int>(supported_isa()); ++level) {
-    if (name == names[level]) return static_cast<Isa>(level);
+    if (name == names[level] && is_supported(static_cast<Isa>(level))) return static_cast<Isa>(level);
   }
   std::string known;
   for (const auto& n : supported_isa_names()) known += (known.empty() ? "" : ", ") + n;
@@ -68,16 +72,30 @@ Isa supported_isa() {
   return isa;
 }
 
+bool is_supported(Isa isa) {
+  static const bool avxvnni = detect_avxvnni();
+  return isa <= supported_isa() && (isa != Isa::avxvnni || avxvnni);
+}
+
 Isa current_isa() { return static_cast<Isa>(chosen().load(std::memory_order_relaxed)); }
 
 void set_isa(const std::string& name) { chosen().store(static_cast<int>(parse(name))); }
 
 std::vector<std::string> supported_isa_names() {
-  return {names, names + static_cast<int>(supported_isa()) + 1};
+  std::vector<std::string> supported;
+  for (int level = 0; level <= static_cast<int>(supported_isa()); ++level) {
+    if (is_supported(static_cast<Isa>(level))) supported.emplace_back(names[level]);
+  }
+  return supported;
 }
 
 bool use_avx512_bf16() {
   static const bool has = detect_bf16();
+  return has && current_isa() >= Isa::avx512;
+}
+
+bool use_avx512_vbmi() {
+  static const bool has = detect_vbmi();
   return has && current_isa() >= Isa::avx512;
 }
 

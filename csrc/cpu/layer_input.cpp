@@ -187,7 +187,7 @@ at::Tensor run_linear_int8(const LayerInput& input, at::IntArrayRef sizes, const
     g.relu = grid->relu;
   }
   g.ldo = weight.n;
-  const auto kernel = cpu::select<cpu::GemmU8S8Fn>(cpu::gemm_u8s8_scalar, cpu::gemm_u8s8_avx2, cpu::gemm_u8s8_avx512,
+  const auto kernel = cpu::select<cpu::GemmU8S8Fn>(cpu::gemm_u8s8_scalar, cpu::gemm_u8s8_avx2, cpu::gemm_u8s8_avxvnni, cpu::gemm_u8s8_avx512,
                                                    cpu::gemm_u8s8_amx);
   auto* out = static_cast<uint8_t*>(y.mutable_data_ptr());
   const int64_t row_bytes = weight.n * (grid == nullptr ? 4 : 1), panels = cpu::padded64(weight.n) / cpu::kPanelColumns;

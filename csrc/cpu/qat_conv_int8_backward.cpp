@@ -192,7 +192,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> qat_conv_backward_cpu(
   b.weight_scale = channel_scales(positive_scale(weight_scale), weight_codes.size(0));
   if (mask.has_value()) b.mask = mask->const_data_ptr<uint8_t>();
   std::optional<Gradients> g = depthwise_backward(b);
-  const bool integer = backward == "int16" || (backward == "auto" && cpu::current_isa() >= cpu::Isa::avx512);
+  const bool integer = backward == "int16" || (backward == "auto" && cpu::current_isa() >= cpu::Isa::avxvnni);
   const bool empty = b.codes.numel() == 0 || b.grad.numel() == 0;
   if (!g.has_value() && integer && !empty) g = limbs_backward(b);
   if (!g.has_value() && backward == "bfloat16" && !empty) g = bf16_backward(b);

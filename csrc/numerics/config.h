@@ -16,8 +16,12 @@
 #define TORCHQAT_ISA_NAMESPACE amx
 #elif defined(__AVX512BF16__)
 #define TORCHQAT_ISA_NAMESPACE avx512bf16
+#elif defined(__AVX512VBMI__)
+#define TORCHQAT_ISA_NAMESPACE avx512vbmi
 #elif defined(__AVX512F__)
 #define TORCHQAT_ISA_NAMESPACE avx512
+#elif defined(__AVXVNNI__)
+#define TORCHQAT_ISA_NAMESPACE avxvnni
 #elif defined(__AVX2__)
 #define TORCHQAT_ISA_NAMESPACE avx2
 #else

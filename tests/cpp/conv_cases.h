@@ -4,9 +4,9 @@
 #include <random>
 #include <vector>
 
-#include "cpu/isa.h"
 #include "cpu/kernels/conv_grad.h"
 #include "cpu/kernels/conv_int8.h"
+#include "supported_paths.h"
 
 namespace torchqat::cpu::conv {
 
@@ -17,10 +17,19 @@ struct Path {
 };
 
 inline std::vector<Path> paths() {
-  std::vector<Path> all{{"scalar", kernels_scalar(), grad_kernels_scalar()}};
-  if (supported_isa() >= Isa::avx2) all.push_back({"avx2", kernels_avx2(), grad_kernels_avx2()});
-  if (supported_isa() >= Isa::avx512) all.push_back({"avx512", kernels_avx512(), grad_kernels_avx512()});
-  if (supported_isa() >= Isa::amx) all.push_back({"amx", kernels_amx(), grad_kernels_amx()});
+  struct Entry {
+    const char* name;
+    Kernels (*kernels)();  // compiled for its instruction set, so only called where it is there
+    GradKernels (*grad)();
+  };
+  std::vector<Path> all;
+  for (const Entry& s : supported_paths<Entry>({{"scalar", &kernels_scalar, &grad_kernels_scalar},
+                                                  {"avx2", &kernels_avx2, &grad_kernels_avx2},
+                                                  {"avxvnni", &kernels_avxvnni, &grad_kernels_avxvnni},
+                                                  {"avx512", &kernels_avx512, &grad_kernels_avx512},
+                                                  {"amx", &kernels_amx, &grad_kernels_amx}})) {
+    all.push_back({s.name, s.kernels(), s.grad()});
+  }
   return all;
 }
 

@@ -5,13 +5,13 @@
 #include <random>
 #include <vector>
 
-#include "cpu/isa.h"
 #include "cpu/kernels/gemm_grad.h"
 #include "cpu/kernels/grad_limbs.h"
 #include "cpu/kernels/grad_panels.h"
 #include "cpu/kernels/pack_s8.h"
 #include "cpu/kernels/panels.h"
 #include "numerics/limbs.h"
+#include "supported_paths.h"
 
 using namespace torchqat::cpu;
 namespace numerics = torchqat::numerics;
@@ -29,16 +29,17 @@ struct Path {
 };
 
 std::vector<Path> paths() {
-  const Path all[] = {
+  return supported_paths<Path>({
       {"scalar", grad_stats_scalar, split_rows_scalar, split_columns_scalar, codes_to_panels_scalar,
        weight_to_panels_scalar, gemm_limbs_scalar},
       {"avx2", grad_stats_avx2, split_rows_avx2, split_columns_avx2, codes_to_panels_avx2, weight_to_panels_avx2,
        gemm_limbs_avx2},
+      {"avxvnni", grad_stats_avx2, split_rows_avx2, split_columns_avx2, codes_to_panels_avx2, weight_to_panels_avx2,
+       gemm_limbs_avxvnni},
       {"avx512", grad_stats_avx512, split_rows_avx512, split_columns_avx512, codes_to_panels_avx512,
        weight_to_panels_avx512, gemm_limbs_avx512},
       {"amx", grad_stats_avx512, split_rows_avx512, split_columns_avx512, codes_to_panels_avx512,
-       weight_to_panels_avx512, gemm_limbs_amx}};
-  return {all, all + static_cast<int>(supported_isa()) + 1};
+       weight_to_panels_avx512, gemm_limbs_amx}});
 }
 
 size_t at(int64_t i) { return static_cast<size_t>(i); }

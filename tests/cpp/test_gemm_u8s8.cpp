@@ -6,10 +6,10 @@
 #include <random>
 #include <vector>
 
-#include "cpu/isa.h"
 #include "cpu/kernels/gemm_u8s8.h"
 #include "cpu/kernels/pack_s8.h"
 #include "cpu/kernels/panels.h"
+#include "supported_paths.h"
 
 using namespace torchqat::cpu;
 
@@ -22,11 +22,11 @@ struct Path {
 };
 
 std::vector<Path> paths() {
-  const Path all[] = {{"scalar", gemm_u8s8_scalar, pack_s8_scalar},
-                      {"avx2", gemm_u8s8_avx2, pack_s8_avx2},
-                      {"avx512", gemm_u8s8_avx512, pack_s8_avx512},
-                      {"amx", gemm_u8s8_amx, pack_s8_avx512}};
-  return {all, all + static_cast<int>(supported_isa()) + 1};
+  return supported_paths<Path>({{"scalar", gemm_u8s8_scalar, pack_s8_scalar},
+                                {"avx2", gemm_u8s8_avx2, pack_s8_avx2},
+                                {"avxvnni", gemm_u8s8_avxvnni, pack_s8_avx2},
+                                {"avx512", gemm_u8s8_avx512, pack_s8_avx512},
+                                {"amx", gemm_u8s8_amx, pack_s8_avx512}});
 }
 
 // The sum at its ends: a - z is 255 (above) or -255 (below), weights all highest or all lowest.

@@ -5,9 +5,9 @@
 #include <random>
 #include <vector>
 
-#include "cpu/isa.h"
 #include "cpu/kernels/grad_few_rows.h"
 #include "cpu/kernels/panels.h"
+#include "supported_paths.h"
 
 using namespace torchqat::cpu;
 
@@ -21,8 +21,7 @@ struct Path {
 };
 
 std::vector<Path> paths() {
-  const Path all[] = {{"scalar", grad_few_rows_scalar}, {"avx2", grad_few_rows_avx2}, {"avx512", grad_few_rows_avx512}};
-  return {all, all + std::min(static_cast<int>(supported_isa()), 2) + 1};
+  return supported_paths<Path>({{"scalar", grad_few_rows_scalar}, {"avx2", grad_few_rows_avx2}, {"avx512", grad_few_rows_avx512}});
 }
 
 void check(int64_t m, int64_t n, int64_t k, bool by_row, bool masked) {

@@ -27,4 +27,18 @@ TEST(Isa, AMissingEntryFallsToTheNextLowerOne) {
   EXPECT_EQ(0, select(scalar, none)());
 }
 
+// AVX-512 does not imply AVX-VNNI: a level above it must not fall to its entry.
+TEST(Isa, OnlyItsOwnLevelTakesTheEntryOfAvxVnni) {
+  const Isa before = current_isa();
+  int (*two)() = [] { return 2; };
+  int (*vnni)() = [] { return 3; };
+  int (*none)() = nullptr;
+  for (const auto& name : supported_isa_names()) {
+    if (name == "scalar") continue;
+    set_isa(name);
+    EXPECT_EQ(name == "avxvnni" ? 3 : 2, select(none, two, vnni, none, none)()) << name;
+  }
+  set_isa(isa_name(before));
+}
+
 }  // namespace torchqat::cpu

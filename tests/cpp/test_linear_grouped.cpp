@@ -94,10 +94,11 @@ struct Problem {
 };
 
 GroupedInt8Fn int8_path(const std::string& isa) {
+  if (isa == "avxvnni") return grouped_int8_avxvnni;
   return isa == "amx" ? grouped_int8_amx : isa == "avx512" ? grouped_int8_avx512 : isa == "avx2" ? grouped_int8_avx2 : grouped_int8_scalar;
 }
 GroupedFloatFn float_path(const std::string& isa) {
-  return isa == "amx" || isa == "avx512" ? grouped_float_avx512 : isa == "avx2" ? grouped_float_avx2 : grouped_float_scalar;
+  return isa == "amx" || isa == "avx512" ? grouped_float_avx512 : isa == "avx2" || isa == "avxvnni" ? grouped_float_avx2 : grouped_float_scalar;
 }
 
 bool same(float a, float b) { return (std::isnan(a) && std::isnan(b)) || std::memcmp(&a, &b, 4) == 0; }

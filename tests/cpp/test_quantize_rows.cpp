@@ -6,11 +6,11 @@
 #include <random>
 #include <vector>
 
-#include "cpu/isa.h"
 #include "cpu/kernels/pack_s8.h"
 #include "cpu/kernels/panels.h"
 #include "cpu/kernels/quantize_groups.h"
 #include "cpu/kernels/quantize_rows.h"
+#include "supported_paths.h"
 
 using namespace torchqat::cpu;
 
@@ -28,10 +28,10 @@ struct Path {
 };
 
 std::vector<Path> paths() {
-  const Path all[] = {{"scalar", quantize_rows_scalar, quantize_pack_s8_scalar, quantize_groups_scalar, group_scales_scalar},
-                      {"avx2", quantize_rows_avx2, quantize_pack_s8_avx2, quantize_groups_avx2, group_scales_avx2},
-                      {"avx512", quantize_rows_avx512, quantize_pack_s8_avx512, quantize_groups_avx512, group_scales_avx512}};
-  return {all, all + std::min(2, static_cast<int>(supported_isa())) + 1};
+  return supported_paths<Path>(
+      {{"scalar", quantize_rows_scalar, quantize_pack_s8_scalar, quantize_groups_scalar, group_scales_scalar},
+       {"avx2", quantize_rows_avx2, quantize_pack_s8_avx2, quantize_groups_avx2, group_scales_avx2},
+       {"avx512", quantize_rows_avx512, quantize_pack_s8_avx512, quantize_groups_avx512, group_scales_avx512}});
 }
 
 struct Expected {

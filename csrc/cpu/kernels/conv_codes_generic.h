@@ -84,7 +84,7 @@ inline Shortcut make_shortcut(const CodeGrid& g, const float* scale, const float
   return {to, to + kPanel, 2 * margin};
 }
 
-#if defined(__AVX512VBMI__)
+#if defined(__AVX512F__)
 
 // How the lanes of four vectors of 16 are dealt out to 64 channels. natural: vector j has channels 16 j + 0..15; quads: its
 // 128-bit lane L has channels 16 L + 4 j + 0..3.
@@ -111,25 +111,13 @@ struct CodePacker {
     sign = _mm512_set1_epi8(static_cast<char>(offset));
   }
 
-  // Where byte i of the codes comes from in what two packings give.
+  // Channels in order, from what two packings give: within its 128-bit lane, byte i of vector j lies at 8 * (j / 2) + 2 * i + j % 2.
   template <Deal D>
-  static __m512i order() {
-    struct Table {
-      alignas(64) uint8_t from[64];
-    };
-    static constexpr Table table = [] {
-      Table t{};
-      for (int j = 0; j < 4; ++j) {
-        for (int lane = 0; lane < 4; ++lane) {
-          for (int i = 0; i < 4; ++i) {
-            const int channel = D == Deal::natural ? 16 * j + 4 * lane + i : 16 * lane + 4 * j + i;
-            t.from[channel] = static_cast<uint8_t>(16 * lane + 8 * (j / 2) + 2 * i + j % 2);
-          }
-        }
-      }
-      return t;
-    }();
-    return _mm512_load_si512(table.from);
+  static TORCHQAT_INLINE __m512i ordered(__m512i packed) {
+    const __m512i within = _mm512_set4_epi32(0x0f0d0b09, 0x0e0c0a08, 0x07050301, 0x06040200);
+    const __m512i quads = _mm512_shuffle_epi8(packed, within);
+    if constexpr (D == Deal::quads) return quads;
+    return _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), quads);
   }
 
   // The whole parts of fixed points, clamped. FullU8: the grid reaches up to 255, which packing clamps to.
@@ -140,9 +128,9 @@ struct CodePacker {
     };
     const __m512i bytes = _mm512_packus_epi16(pair(fixed[0], fixed[1]), pair(fixed[2], fixed[3]));
     const __m512i raised = _mm512_max_epu8(lowest, bytes);
-    if constexpr (FullU8) return _mm512_permutexvar_epi8(order<D>(), raised);
+    if constexpr (FullU8) return ordered<D>(raised);
     const __m512i clamped = _mm512_min_epu8(highest, raised);
-    return _mm512_xor_si512(sign, _mm512_permutexvar_epi8(order<D>(), clamped));
+    return _mm512_xor_si512(sign, ordered<D>(clamped));
   }
 
   // Slow paths take vectors by value: pointers would send every caller's to the stack.

@@ -141,6 +141,7 @@ int64_t weight_grad_scratch_bytes();
 
 GradKernels grad_kernels_scalar();
 GradKernels grad_kernels_avx2();
+GradKernels grad_kernels_avxvnni();
 GradKernels grad_kernels_avx512();
 GradKernels grad_kernels_amx();
 

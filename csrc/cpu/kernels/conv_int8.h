@@ -69,6 +69,7 @@ int64_t strip_scratch_bytes(const Plan& plan);
 
 Kernels kernels_scalar();
 Kernels kernels_avx2();
+Kernels kernels_avxvnni();
 Kernels kernels_avx512();
 Kernels kernels_amx();
 

@@ -29,7 +29,7 @@ inline uint32_t quantize_run(const Source& s, const float* values, int64_t n, ui
     return numerics::storable_code(numerics::clamp_level(level, low, high), zero) + shift;
   };
   int64_t i = 0;
-#if defined(__AVX512VBMI__)
+#if defined(__AVX512F__)
   const auto stored = static_cast<float>(s.shift);
   const CodeGrid grid(OutputGrid{false, s.scale, s.zero_point + stored, s.quant_min + stored, s.quant_max + stored});
   const CodePacker pack(grid);
@@ -61,7 +61,7 @@ bool quantize_masked(const Source& s, int64_t n, uint8_t* codes, uint8_t* mask) 
   float last[16] = {};
   uint8_t last_codes[16];
   int64_t i = 0;
-#if defined(__AVX512VBMI__)
+#if defined(__AVX512F__)
   const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
   for (; i + 64 <= n; i += 64) {
     __m512i code[4];

@@ -58,5 +58,6 @@ struct Kernels {
 Kernels kernels_scalar();
 Kernels kernels_avx2();
 Kernels kernels_avx512();
+Kernels kernels_avx512vbmi();
 
 }  // namespace torchqat::cpu::forms

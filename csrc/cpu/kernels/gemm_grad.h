@@ -33,6 +33,7 @@ using GemmGradFn = void (*)(const GemmGrad&, int64_t row_begin, int64_t row_end,
 
 void gemm_limbs_scalar(const GemmGrad&, int64_t, int64_t, int64_t, int64_t);
 void gemm_limbs_avx2(const GemmGrad&, int64_t, int64_t, int64_t, int64_t);
+void gemm_limbs_avxvnni(const GemmGrad&, int64_t, int64_t, int64_t, int64_t);
 void gemm_limbs_avx512(const GemmGrad&, int64_t, int64_t, int64_t, int64_t);
 void gemm_limbs_amx(const GemmGrad&, int64_t, int64_t, int64_t, int64_t);
 void gemm_bf16_avx512bf16(const GemmGrad&, int64_t, int64_t, int64_t, int64_t);

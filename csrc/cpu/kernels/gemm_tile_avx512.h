@@ -2,21 +2,13 @@
 // as inline assembly: from the intrinsics gcc 12 spills the 24 accumulators.
 #pragma once
 #include <type_traits>
-#include <utility>
 
 #include "cpu/kernels/dot_avx512.h"
 #include "cpu/kernels/panels.h"
+#include "cpu/kernels/unrolled.h"
 
 namespace torchqat::cpu {
 namespace {
-
-// Calls f with the constants 0 ... count - 1. A loop, even an unrolled one, would keep an array of sums in memory.
-template <int count, typename F>
-TORCHQAT_INLINE void unrolled(F f) {
-  [&]<int... i>(std::integer_sequence<int, i...>) __attribute__((always_inline)) {
-    (f(std::integral_constant<int, i>{}), ...);
-  }(std::make_integer_sequence<int, count>{});
-}
 
 struct Avx512Tile {
   static constexpr int64_t half = 3;

@@ -35,6 +35,7 @@ using GemmU8S8Fn = void (*)(const GemmU8S8&, int64_t row_begin, int64_t row_end,
 
 void gemm_u8s8_scalar(const GemmU8S8&, int64_t, int64_t, int64_t, int64_t);
 void gemm_u8s8_avx2(const GemmU8S8&, int64_t, int64_t, int64_t, int64_t);
+void gemm_u8s8_avxvnni(const GemmU8S8&, int64_t, int64_t, int64_t, int64_t);
 void gemm_u8s8_avx512(const GemmU8S8&, int64_t, int64_t, int64_t, int64_t);
 void gemm_u8s8_amx(const GemmU8S8&, int64_t, int64_t, int64_t, int64_t);
 

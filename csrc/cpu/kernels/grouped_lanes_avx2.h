@@ -1,14 +1,23 @@
-// Integer lanes of the grouped kernels: eight columns. Products are exact: vpmaddubsw only where it cannot saturate.
+// Integer lanes of the grouped kernels: eight columns, for AVX2 and AVX-VNNI. Products are exact: vpmaddubsw only where it cannot
+// saturate.
 #pragma once
 #include <immintrin.h>
 
+#if defined(__AVXVNNI__)
+#include "cpu/kernels/dot_avxvnni.h"
+#endif
 #include "cpu/vec/vec.h"
 
 namespace torchqat::cpu {
 namespace {
 
 struct Lanes {
-  static constexpr int columns = 8, gemv_vectors = 2, tile_vectors = 2, tile_rows = 3, float_rows = 4;
+#if defined(__AVXVNNI__)
+  static constexpr int tile_rows = 6;
+#else
+  static constexpr int tile_rows = 3;
+#endif
+  static constexpr int columns = 8, gemv_vectors = 2, tile_vectors = 2, float_rows = 4;
   using Int = __m256i;
   using Bytes = __m256i;
 
@@ -33,6 +42,9 @@ struct Lanes {
   static TORCHQAT_INLINE Bytes subtract_bytes(Bytes a, Bytes b) { return _mm256_sub_epi8(a, b); }
   template <bool narrow>
   static TORCHQAT_INLINE void dot(Int& sum, Bytes u, Bytes s) {
+#if defined(__AVXVNNI__)
+    sum = cpu::dot<U8S8>(sum, u, s);
+#else
     if constexpr (narrow) {
       const __m256i pairs = _mm256_maddubs_epi16(u, s);
       sum = _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
@@ -42,6 +54,7 @@ struct Lanes {
       sum = _mm256_add_epi32(sum, _mm256_madd_epi16(u_even, s_even));
       sum = _mm256_add_epi32(sum, _mm256_madd_epi16(u_odd, s_odd));
     }
+#endif
   }
   static TORCHQAT_INLINE Int subtract(Int a, Int b) { return _mm256_sub_epi32(a, b); }
   static TORCHQAT_INLINE numerics::Vec to_float(Int x) { return _mm256_cvtepi32_ps(x); }

@@ -76,6 +76,7 @@ using GroupedFloatFn = void (*)(const GroupedFloat&, const GroupedRange&);
 
 void grouped_int8_scalar(const GroupedInt8&, const GroupedRange&);
 void grouped_int8_avx2(const GroupedInt8&, const GroupedRange&);
+void grouped_int8_avxvnni(const GroupedInt8&, const GroupedRange&);
 void grouped_int8_avx512(const GroupedInt8&, const GroupedRange&);
 void grouped_int8_amx(const GroupedInt8&, const GroupedRange&);
 

@@ -72,33 +72,24 @@ static inline void transpose_store(const float* source, int64_t from, int64_t ro
 
 // 16 rows of 16 bytes, `from` apart, transposed into a contiguous [16][16].
 TORCHQAT_INLINE void transpose_bytes(const uint8_t* source, int64_t from, uint8_t* target) {
-#if defined(__AVX512VBMI__)
-  // Four rows to a vector; their bytes of column 4 j + k go to dword j of lane k.
-  alignas(64) static constexpr auto order = [] {
-    struct { uint8_t at[64]; } t{};
-    for (int k = 0; k < 4; ++k) {
-      for (int j = 0; j < 4; ++j) {
-        for (int row = 0; row < 4; ++row) t.at[16 * k + 4 * j + row] = static_cast<uint8_t>(16 * row + 4 * j + k);
-      }
-    }
-    return t;
-  }();
-  const __m512i index = _mm512_load_si512(order.at);
+#if defined(__AVX512BW__)
+  // Row 4 i + r in lane i of vector r: interleaving makes it byte r of the double words, of column 4 j + k dword k of vector j.
   __m512i v[4];
 #pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i) {
-    const auto row = [&](int r) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(source + (4 * i + r) * from)); };
+  for (int r = 0; r < 4; ++r) {
+    const auto row = [&](int i) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(source + (4 * i + r) * from)); };
     const __m256i low = _mm256_inserti128_si256(_mm256_castsi128_si256(row(0)), row(1), 1);
     const __m256i high = _mm256_inserti128_si256(_mm256_castsi128_si256(row(2)), row(3), 1);
-    v[i] = _mm512_permutexvar_epi8(index, _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1));
+    v[r] = _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
   }
-  // A 4 x 4 transpose of dwords within each lane: vector j then holds columns 4 j + lane.
-  const __m512i a = _mm512_unpacklo_epi32(v[0], v[1]), b = _mm512_unpackhi_epi32(v[0], v[1]);
-  const __m512i c = _mm512_unpacklo_epi32(v[2], v[3]), d = _mm512_unpackhi_epi32(v[2], v[3]);
-  _mm512_storeu_si512(target, _mm512_unpacklo_epi64(a, c));
-  _mm512_storeu_si512(target + 64, _mm512_unpackhi_epi64(a, c));
-  _mm512_storeu_si512(target + 128, _mm512_unpacklo_epi64(b, d));
-  _mm512_storeu_si512(target + 192, _mm512_unpackhi_epi64(b, d));
+  const __m512i a = _mm512_unpacklo_epi8(v[0], v[1]), b = _mm512_unpackhi_epi8(v[0], v[1]);
+  const __m512i c = _mm512_unpacklo_epi8(v[2], v[3]), d = _mm512_unpackhi_epi8(v[2], v[3]);
+  // Dword k of lane i to dword i of lane k.
+  const __m512i index = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  _mm512_storeu_si512(target, _mm512_permutexvar_epi32(index, _mm512_unpacklo_epi16(a, c)));
+  _mm512_storeu_si512(target + 64, _mm512_permutexvar_epi32(index, _mm512_unpackhi_epi16(a, c)));
+  _mm512_storeu_si512(target + 128, _mm512_permutexvar_epi32(index, _mm512_unpacklo_epi16(b, d)));
+  _mm512_storeu_si512(target + 192, _mm512_permutexvar_epi32(index, _mm512_unpackhi_epi16(b, d)));
 #elif defined(__SSE2__)
   __m128i r[16], t[16];
 #pragma GCC unroll 16

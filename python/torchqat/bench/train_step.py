@@ -82,7 +82,7 @@ def _linear(report: Report, tokens: int, k: int, n: int, fp32: float, bf16: floa
         calls[INT4] = _step(_prepared(module, config=torchqat.QConfig.int4_int8(32)), x, grad)
         targets[INT4] = [at_most(0.55, FP32)]
         paths = torchqat._C.supported_isas()
-        for isa in [p for p in ("avx512", "avx2") if p in paths and p != torch.ops.torchqat._cpu_isa()]:
+        for isa in [p for p in ("avx512", "avxvnni", "avx2") if p in paths and p != torch.ops.torchqat._cpu_isa()]:
             calls[f"torchqat int8, {isa} kernels only"] = _step(_prepared(module), x, grad, isa=isa)
         calls |= {name: _step(peer, x, grad) for name, peer in _others(report, module).items()}
     title = f"Linear w8a8 {k}->{n}, {tokens} tokens, forward + backward + statistics"

@@ -1,0 +1,11 @@
+// Backward products on 8-bit limbs: the avxvnni path.
+#include "cpu/kernels/gemm_grad_generic.h"
+#include "cpu/kernels/gemm_tile_avxvnni.h"
+
+namespace torchqat::cpu {
+
+void gemm_limbs_avxvnni(const GemmGrad& g, int64_t row_begin, int64_t row_end, int64_t panel_begin, int64_t panel_end) {
+  run_gemm_limbs<AvxVnniTile>(g, row_begin, row_end, panel_begin, panel_end);
+}
+
+}  // namespace torchqat::cpu

@@ -68,7 +68,7 @@ void gemm(const uint8_t* a, int64_t row_stride, int64_t rows, const Run* runs, i
 }  // namespace
 }  // namespace torchqat::cpu::conv
 
-#include "cpu/kernels/conv_depthwise_plain.h"
+#include "cpu/kernels/conv_depthwise_avx2.h"
 #include "cpu/kernels/conv_grad_generic.h"
 
 namespace torchqat::cpu::conv {

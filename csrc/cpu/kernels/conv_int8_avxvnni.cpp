@@ -16,14 +16,18 @@ void tile(const uint8_t* a, int64_t row_stride, const Run* runs, int run_count, 
   for (int j = 0; j < run_count; ++j) {
     const uint8_t* codes = a + runs[j].a;
     const uint8_t* w = panel + runs[j].w;
-    for (int64_t g = runs[j].groups; g > 0; --g, codes += 4, w += 4 * kPanel) {
-      const __m256i b[2] = {load32(w), load32(w + 32)};
+    const auto step = [&](auto g) __attribute__((always_inline)) {
+      const __m256i left = load32(w + 4 * kPanel * g), right = load32(w + 4 * kPanel * g + 32);
       unrolled<R>([&](auto r) __attribute__((always_inline)) {
-        const __m256i q = broadcast4(codes + r * row_stride);
-        acc[2 * r] = dot<U8S8>(acc[2 * r], q, b[0]);
-        acc[2 * r + 1] = dot<U8S8>(acc[2 * r + 1], q, b[1]);
+        const __m256i q = broadcast4(codes + r * row_stride + 4 * g);
+        acc[2 * r] = dot<U8S8>(acc[2 * r], q, left);
+        acc[2 * r + 1] = dot<U8S8>(acc[2 * r + 1], q, right);
       });
-    }
+    };
+    // Four groups to a round: the loop's own instructions would take the products' ports.
+    int64_t g = runs[j].groups;
+    for (; g >= 4; g -= 4, codes += 16, w += 16 * kPanel) unrolled<4>(step);
+    for (; g > 0; --g, codes += 4, w += 4 * kPanel) step(std::integral_constant<int, 0>{});
   }
   unrolled<2 * R>([&](auto i) __attribute__((always_inline)) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(sums + i / 2 * kPanel + 8 * (i % 2)), acc[i]);
@@ -49,7 +53,7 @@ void gemm(const uint8_t* a, int64_t row_stride, int64_t rows, const Run* runs, i
 }  // namespace
 }  // namespace torchqat::cpu::conv
 
-#include "cpu/kernels/conv_depthwise_plain.h"
+#include "cpu/kernels/conv_depthwise_avx2.h"
 #include "cpu/kernels/conv_grad_generic.h"
 
 namespace torchqat::cpu::conv {

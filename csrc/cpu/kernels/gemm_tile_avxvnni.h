@@ -12,18 +12,22 @@ struct AvxVnniTile {
 
   template <typename Op, int rows0, int rows1>
   static void rows(const uint8_t* a0, const uint8_t* a1, int64_t lda, const uint8_t* panel, int64_t steps, int32_t* acc) {
-    constexpr int count = rows0 + rows1;
+    constexpr int count = rows0 + rows1, ahead = 4096;
     for (int64_t j = 0; j < kPanelColumns; j += 16) {
       __m256i sum[count * 2];
       unrolled<count * 2>([&](auto i) __attribute__((always_inline)) { sum[i] = _mm256_setzero_si256(); });
       const uint8_t *x0 = a0, *x1 = a1, *b = panel + 4 * j;
-      for (int64_t s = 0; s < steps; ++s, x0 += 4, x1 += 4, b += 4 * kPanelColumns) {
-        const __m256i column[2] = {load32(b), load32(b + 32)};
-        unrolled<count>([&](auto r) __attribute__((always_inline)) {
-          constexpr int row = decltype(r)::value;
-          const __m256i a = broadcast4(row < rows0 ? x0 + row * lda : x1 + (row - rows0) * lda);
-          sum[2 * row] = dot<Op>(sum[2 * row], a, column[0]);
-          sum[2 * row + 1] = dot<Op>(sum[2 * row + 1], a, column[1]);
+      // Four steps to a round: the loop's own instructions would take the products' ports.
+      for (int64_t s = 0; s < steps; s += 4, x0 += 16, x1 += 16, b += 16 * kPanelColumns) {
+        unrolled<4>([&](auto step) __attribute__((always_inline)) {
+          _mm_prefetch(reinterpret_cast<const char*>(b + 4 * kPanelColumns * step + ahead), _MM_HINT_T0);
+          const __m256i left = load32(b + 4 * kPanelColumns * step), right = load32(b + 4 * kPanelColumns * step + 32);
+          unrolled<count>([&](auto r) __attribute__((always_inline)) {
+            constexpr int row = decltype(r)::value;
+            const __m256i a = broadcast4((row < rows0 ? x0 + row * lda : x1 + (row - rows0) * lda) + 4 * step);
+            sum[2 * row] = dot<Op>(sum[2 * row], a, left);
+            sum[2 * row + 1] = dot<Op>(sum[2 * row + 1], a, right);
+          });
         });
       }
       unrolled<count * 2>([&](auto i) __attribute__((always_inline)) {

@@ -92,6 +92,7 @@ enum class Deal { natural, quads };
 
 // 64 codes at a time by the fixed point of Shortcut.
 struct CodePacker {
+  static constexpr int64_t width = 64;
   // Of values: a unit of the fixed point, half its window, and the constants of quotient and cap.
   static constexpr int kValueMargin = 5;
   __m512 ratio, shift, cap;
@@ -166,6 +167,13 @@ struct CodePacker {
       return exactly<Deal::natural>(y[0], y[1], y[2], y[3]);
     }
     return bytes_of<Deal::natural>(fixed);
+  }
+
+  TORCHQAT_INLINE void store_codes_of(const float* values, uint8_t* to, uint32_t* nan) const {
+    __m512 y[4];
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) y[j] = _mm512_loadu_ps(values + 16 * j);
+    _mm512_storeu_si512(to, codes_of(y, nan));
   }
 
   // What all pixels of a panel share, in the order of their sums. scale and bias are the formula's.
@@ -258,7 +266,7 @@ inline bool store_codes(const CodePacker& pack, const Shortcut& cut, const int32
   return true;
 }
 
-#else
+#elif !defined(__AVX2__)
 
 struct CodePacker {
   explicit CodePacker(const CodeGrid&) {}
@@ -297,3 +305,7 @@ inline bool store_codes(const CodePacker&, const Shortcut&, const int32_t*, cons
 
 }  // namespace
 }  // namespace torchqat::cpu::conv
+
+#if defined(__AVX2__) && !defined(__AVX512F__)
+#include "cpu/kernels/conv_codes_avx2.h"
+#endif

@@ -29,16 +29,11 @@ inline uint32_t quantize_run(const Source& s, const float* values, int64_t n, ui
     return numerics::storable_code(numerics::clamp_level(level, low, high), zero) + shift;
   };
   int64_t i = 0;
-#if defined(__AVX512F__)
+#if defined(__AVX2__)
   const auto stored = static_cast<float>(s.shift);
   const CodeGrid grid(OutputGrid{false, s.scale, s.zero_point + stored, s.quant_min + stored, s.quant_max + stored});
   const CodePacker pack(grid);
-  for (; i + 64 <= n; i += 64) {
-    __m512 x[4];
-#pragma GCC unroll 4
-    for (int j = 0; j < 4; ++j) x[j] = _mm512_loadu_ps(values + i + 16 * j);
-    _mm512_storeu_si512(to + i, pack.codes_of(x, &nan));
-  }
+  for (; i + CodePacker::width <= n; i += CodePacker::width) pack.store_codes_of(values + i, to + i, &nan);
 #endif
   for (; i + Vec::size <= n; i += Vec::size) code(Vec::load(values + i)).store_u8(to + i);
   if (i < n) {
@@ -87,6 +82,33 @@ bool quantize_masked(const Source& s, int64_t n, uint8_t* codes, uint8_t* mask) 
     const __m512i bytes = _mm512_packus_epi16(_mm512_packs_epi32(code[0], code[1]), _mm512_packs_epi32(code[2], code[3]));
     _mm512_storeu_si512(codes + i, _mm512_permutexvar_epi32(order, bytes));
     std::memcpy(mask + i / 8, &inside, 8);
+  }
+#elif defined(__AVX2__)
+  for (; i + 32 <= n; i += 32) {
+    __m256i code[4];
+    uint32_t inside = 0;
+    Vec worst(0.0f);
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) {
+      const Vec product = Vec::load(s.values + i + 8 * j) * reciprocal, nearest = round_even(product);
+      worst = numerics::lane_max_bits(worst, lane_abs(product - nearest) + lane_abs(product) * Vec(0x1p-21f));
+      const Vec level = nearest + zero, clamped = numerics::clamp_level(level, low, high);
+      inside |= static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(level.v, clamped.v, _CMP_EQ_OQ))) << (8 * j);
+      code[j] = _mm256_cvttps_epi32((clamped + shift).v);
+    }
+    if (_mm256_movemask_ps(_mm256_cmp_ps(worst.v, _mm256_set1_ps(0.5f), _CMP_LE_OQ)) != 0xff) [[unlikely]] {
+      inside = 0;
+      for (int j = 0; j < 4; ++j) {
+        const Vec x = Vec::load(s.values + i + 8 * j), level = numerics::rounded_quotient(x, scale, reciprocal) + zero;
+        nan |= numerics::mask_bits(numerics::is_nan(x));
+        inside |= numerics::mask_bits(in_range(level, low, high)) << (8 * j);
+        code[j] = _mm256_cvttps_epi32((numerics::storable_code(numerics::clamp_level(level, low, high), zero) + shift).v);
+      }
+    }
+    const __m256i bytes = _mm256_packus_epi16(_mm256_packs_epi32(code[0], code[1]), _mm256_packs_epi32(code[2], code[3]));
+    const __m256i ordered = _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes + i), ordered);
+    std::memcpy(mask + i / 8, &inside, 4);
   }
 #endif
   for (; i < n; i += 16) {

@@ -14,7 +14,7 @@ namespace torchqat::cpu {
 namespace {
 
 struct Aligned {
-  explicit Aligned(int64_t bytes) : memory(static_cast<size_t>(bytes) + 64) {}
+  explicit Aligned(int64_t bytes) : memory(static_cast<size_t>(bytes) + 64, 0xa5) {}
   uint8_t* get() { return memory.data() + (64 - reinterpret_cast<uintptr_t>(memory.data()) % 64) % 64; }
   std::vector<uint8_t> memory;
 };
@@ -118,7 +118,10 @@ const Case cases[] = {
     // Eight groups at a time, with and without a rest; bytes of few bits.
     {3, 64, 256, 32, 4},  {7, 129, 544, 32, 4},  {40, 65, 800, 32, 2},
     {3, 65, 512, 32, 8, true, true, 0, 8}, {35, 70, 800, 32, 8, true, true, 0, 8}, {35, 64, 512, 32, 8, true, true, 1, 15},
-    {35, 64, 512, 32, 8, true, true, 3, 15}, {18, 64, 512, 32, 8, true, true, 2, 16}, {20, 64, 300, 60, 8, true, true, 0, 8}};
+    {35, 64, 512, 32, 8, true, true, 3, 15}, {18, 64, 512, 32, 8, true, true, 2, 16}, {20, 64, 300, 60, 8, true, true, 0, 8},
+    // Whole and broken tiles of rows, steps of 32 k and of 4, longer blocks than rows stay in the cache for.
+    {12, 128, 512, 64, 4}, {11, 64, 300, 96, 4, false}, {13, 65, 260, 36, 8}, {261, 64, 96, 32, 4}, {10, 64, 8192, 512, 2},
+    {2, 3, 0, 32, 4}, {18, 64, 65536, 128, 4}};
 
 TEST(LinearGrouped, PackIsUndoneByUnpack) {
   for (const Case& c : cases) {

@@ -58,9 +58,9 @@ TORCHQAT_INLINE int64_t grouped_int8_scratch(const GroupedLayout& w, int64_t row
   const int64_t some = std::min(rows, kGroupedRowsAtOnce) + 16;
   // Codes (with a zero point's four k), sums and scales of a block; totals and zero points of rows.
   const int64_t block = grouped_block(w) * (w.group_padded + 12) * kGroupedColumns + some * (kGroupedColumns * 4 + 4);
-  // AMX: rows as tiles, 64 bytes per chunk, of at most 1 MiB or 16 rows.
+  // Rows laid out for their tiles, at most 1 MiB or 16 of them and a tile's rest: AMX takes 64 bytes per chunk.
   const int64_t row = w.groups * (w.group_padded / w.chunk) * 64;
-  return std::max(block + std::min(some * row, std::max<int64_t>(1 << 20, 16 * row)), gemv) + 256;
+  return std::max(block + std::min(some * row, std::max<int64_t>(1 << 20, 16 * row) + 6 * row), gemv) + 256;
 }
 
 // k that many float rows decode at a time.

@@ -1,0 +1,264 @@
+// Tiles of rows times an unpacked block on VNNI: the integer sums and the float totals of six rows and 32 columns stay in
+// registers over all groups of the block. Included by linear_grouped_avx512.cpp.
+#pragma once
+#include <type_traits>
+#include <utility>
+
+#include "cpu/kernels/grouped_lanes_avx512.h"
+#include "cpu/kernels/linear_grouped_gemm.h"
+
+namespace torchqat::cpu {
+namespace {
+
+constexpr int64_t kTileRows = 6;
+
+// Lines of 64 bytes that will be wanted soon, asked for a few at a time: so many each time.
+struct Soon {
+  const uint8_t *weight = nullptr, *scale = nullptr;
+  int64_t weight_lines = 0, scale_lines = 0;
+
+  TORCHQAT_INLINE void ask() {
+    for (int64_t l = 0; l < weight_lines; ++l, weight += 64) Lanes::prefetch_far(weight);
+    for (int64_t l = 0; l < scale_lines; ++l, scale += 64) Lanes::prefetch_far(scale);
+  }
+};
+
+// Where a panel's finished rows go.
+struct Finish {
+  float* out = nullptr;  // null: totals stay totals
+  int64_t ldo = 0;
+  const float *input_scale = nullptr, *bias = nullptr;
+  int64_t input_stride = 0;
+};
+
+struct TileArguments {
+  const uint8_t* a;           // as rows_to_strips leaves them, at the block's first k
+  const int32_t* zero_point;  // split
+  float* total;               // [rows][64]
+  int64_t quads;              // of k in a group
+  bool first;                 // totals begin at 0
+  Finish finish;
+  Soon soon;
+};
+
+// What a step of a tile is made of, in the order written and from one address each: left to itself gcc loads ahead until
+// totals leave the registers, keeps an address for every constant distance, and makes zeros by copying one. They read what
+// was written before the tile was called.
+template <int64_t at>
+TORCHQAT_INLINE __m512i load_now(const void* p) {
+  __m512i x;
+  asm volatile("vmovdqu64 %c2(%1), %0" : "=v"(x) : "r"(p), "i"(at));
+  return x;
+}
+
+template <int64_t at>
+TORCHQAT_INLINE __m512i broadcast_now(const void* p) {
+  __m512i x;
+  asm volatile("vpbroadcastd %c2(%1), %0" : "=v"(x) : "r"(p), "i"(at));
+  return x;
+}
+
+TORCHQAT_INLINE void dot_now(__m512i& sum, __m512i u, __m512i s) {
+  asm volatile("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(u), "v"(s));
+}
+
+template <int64_t at>
+TORCHQAT_INLINE __m512i product_now(__m512i weight_sum, const int32_t* z) {
+  __m512i x;
+  asm volatile("vpxord %0, %0, %0\n\tvpdpwssd %c3(%2)%{1to16%}, %1, %0" : "=&v"(x) : "v"(weight_sum), "r"(z), "i"(at));
+  return x;
+}
+
+// Calls f with 0, ..., count - 1 as constants.
+template <int count, typename F>
+TORCHQAT_INLINE void repeat(const F& f) {
+  [&]<int... i>(std::integer_sequence<int, i...>) __attribute__((always_inline)) { (f(std::integral_constant<int, i>{}), ...); }(std::make_integer_sequence<int, count>{});
+}
+
+template <int rows, int vectors>
+TORCHQAT_INLINE void begin_totals(const TileArguments& f, int64_t column, numerics::Vec (&t)[rows][vectors]) {
+#pragma GCC unroll 6
+  for (int r = 0; r < rows; ++r) {
+#pragma GCC unroll 2
+    for (int c = 0; c < vectors; ++c) {
+      t[r][c] = f.first ? numerics::Vec(0.0f) : numerics::Vec::load(f.total + r * kGroupedColumns + column + c * Lanes::columns);
+    }
+  }
+}
+
+template <int rows, int vectors>
+TORCHQAT_INLINE void end_totals(const TileArguments& f, int64_t column, const numerics::Vec (&t)[rows][vectors]) {
+  using numerics::Vec;
+  const Finish& to = f.finish;
+#pragma GCC unroll 6
+  for (int r = 0; r < rows; ++r) {
+#pragma GCC unroll 2
+    for (int c = 0; c < vectors; ++c) {
+      const int64_t at = column + c * Lanes::columns;
+      if (to.out == nullptr) {
+        t[r][c].store(f.total + r * kGroupedColumns + at);
+        continue;
+      }
+      Vec y = numerics::grouped_layer_value(t[r][c], Vec(to.input_scale[r * to.input_stride]));
+      if (to.bias != nullptr) y = y + Vec::load(to.bias + at);
+      y.store(to.out + r * to.ldo + at);
+    }
+  }
+}
+
+template <int rows, int step>
+__attribute__((noinline)) void register_tile(const TileArguments& f, const UnpackedBlock& block) {
+  using numerics::Vec;
+  constexpr int vectors = 2, columns = vectors * Lanes::columns;
+  const int64_t steps = f.quads / step;
+  const int32_t* zero_point = f.zero_point;
+  Soon soon = f.soon;
+  for (int64_t c0 = 0; c0 < kGroupedColumns; c0 += columns) {
+    Vec t[rows][vectors];
+    begin_totals(f, c0, t);
+    const uint8_t *b = block.codes + 4 * c0, *x = f.a;
+    const int32_t *sums = block.sums + c0, *end = sums + block.groups * kGroupedColumns;
+    const int64_t to_scale = reinterpret_cast<const uint8_t*>(block.scale) - reinterpret_cast<const uint8_t*>(block.sums);
+    for (; sums != end; sums += kGroupedColumns) {
+      soon.ask();
+      __m512i acc[rows][vectors];
+      const __m512i below[vectors] = {load_now<0>(sums), load_now<64>(sums)};
+      repeat<rows>([&](auto r) __attribute__((always_inline)) {
+        acc[r][0] = product_now<4 * r>(below[0], zero_point);
+        acc[r][1] = product_now<4 * r>(below[1], zero_point);
+      });
+      for (int64_t i = 0; i < steps; ++i, b += step * kGroupedLine, x += kTileRows * 4 * step) {
+        repeat<step>([&](auto q) __attribute__((always_inline)) {
+          const __m512i s[vectors] = {load_now<q * kGroupedLine>(b), load_now<q * kGroupedLine + 64>(b)};
+          repeat<rows>([&](auto r) __attribute__((always_inline)) {
+            const __m512i u = broadcast_now<4 * step * r + 4 * q>(x);
+            dot_now(acc[r][0], u, s[0]);
+            dot_now(acc[r][1], u, s[1]);
+          });
+        });
+      }
+      const auto* scale = reinterpret_cast<const float*>(reinterpret_cast<const uint8_t*>(sums) + to_scale);
+      const Vec by[vectors] = {Vec::load(scale), Vec::load(scale + Lanes::columns)};
+#pragma GCC unroll 6
+      for (int r = 0; r < rows; ++r) {
+#pragma GCC unroll 2
+        for (int c = 0; c < vectors; ++c) t[r][c] = numerics::add_group(t[r][c], Lanes::to_float(acc[r][c]), by[c]);
+      }
+    }
+    end_totals(f, c0, t);
+  }
+}
+
+template <int step>
+inline void register_tile_of(int64_t rows, const TileArguments& f, const UnpackedBlock& block) {
+  switch (rows) {
+    case 1: return register_tile<1, step>(f, block);
+    case 2: return register_tile<2, step>(f, block);
+    case 3: return register_tile<3, step>(f, block);
+    case 4: return register_tile<4, step>(f, block);
+    case 5: return register_tile<5, step>(f, block);
+    default: return register_tile<6, step>(f, block);
+  }
+}
+
+// The block that follows, in the panel or as the next panel's first, asked for by `tiles` tiles.
+class NextBlock {
+ public:
+  NextBlock(const GroupedInt8& g, int64_t panel, int64_t group, int64_t groups, int64_t tiles) : times_(2 * groups) {
+    const GroupedLayout& w = g.w;
+    const auto each_time = [&](int64_t lines) { return (lines + tiles * times_ - 1) / (tiles * times_); };
+    all_.weight = g.weight + panel * w.panel_bytes + (group + groups) * w.group_bytes;
+    weight_lines_ = groups * w.group_bytes / 64;
+    all_.weight_lines = each_time(weight_lines_);
+    if (is_direct(w, g.scale, panel) && g.scale.group_stride == kGroupedColumns) {
+      all_.scale = scale_address(g.scale, panel * g.scale.panel_stride + (group + groups) * kGroupedColumns);
+      scale_lines_ = groups * kGroupedColumns * (g.scale.type == ScaleType::float32 ? 4 : 2) / 64;
+      all_.scale_lines = each_time(scale_lines_);
+    }
+  }
+
+  Soon part(int64_t tile) const {
+    Soon soon;
+    const int64_t weight = tile * times_ * all_.weight_lines, scale = tile * times_ * all_.scale_lines;
+    if (weight < weight_lines_) soon.weight_lines = all_.weight_lines;
+    if (scale < scale_lines_) soon.scale_lines = all_.scale_lines;
+    soon.weight = all_.weight + 64 * weight;
+    soon.scale = all_.scale + 64 * scale;
+    return soon;
+  }
+
+ private:
+  Soon all_;
+  int64_t times_, weight_lines_ = 0, scale_lines_ = 0;
+};
+
+// Rows taken together: their strips stay in the second-level cache.
+inline int64_t strip_rows(const GroupedLayout& w) {
+  return std::clamp<int64_t>((int64_t{1} << 20) / std::max<int64_t>(1, w.k_padded()), kTileRows, kGroupedRowsAtOnce);
+}
+
+// Codes of `rows` rows to [tile][k / step][row of the tile][step]: what a tile reads lies at constant distances.
+inline void rows_to_strips(const GroupedInt8& g, int64_t first, int64_t rows, int64_t step, uint8_t* out) {
+  const int64_t k = g.w.k_padded();
+  for (int64_t r = 0; r < rows; ++r) {
+    const uint8_t* x = g.codes + (first + r) * g.lda;
+    uint8_t* to = out + r / kTileRows * kTileRows * k + r % kTileRows * step;
+    if (step == 32) {
+      for (int64_t i = 0; i < k; i += 32, to += 32 * kTileRows) std::memcpy(to, x + i, 32);
+    } else {
+      for (int64_t i = 0; i < k; i += 4, to += 4 * kTileRows) std::memcpy(to, x + i, 4);
+    }
+  }
+}
+
+template <int slot>
+inline void register_gemm(const GroupedInt8& g, const GroupedRange& range) {
+  const GroupedLayout& w = g.w;
+  const int64_t at_once = grouped_block(w), step = w.group_padded % 32 == 0 ? 32 : 4;
+  UnpackedBlock block{};
+  block.codes = range.scratch;
+  block.sums = reinterpret_cast<int32_t*>(block.codes + at_once * w.group_padded * kGroupedColumns);
+  block.scale = reinterpret_cast<float*>(block.sums + at_once * kGroupedColumns);
+  float* total = block.scale + at_once * kGroupedColumns;
+  const int64_t most = std::min(kGroupedRowsAtOnce, range.row_end - range.row_begin) + 16;
+  auto* zero_point = reinterpret_cast<int32_t*>(total + most * kGroupedColumns);
+  auto* strips = reinterpret_cast<uint8_t*>(zero_point + most);
+  const int64_t rows_at_once = strip_rows(w);
+  for (int64_t i = range.row_begin; i < range.row_end; i += rows_at_once) {
+    const int64_t rows = std::min(rows_at_once, range.row_end - i), tiles = (rows + kTileRows - 1) / kTileRows;
+    for (int64_t r = 0; r < rows; ++r) zero_point[r] = split_zero_point(g.zero_point[(i + r) * g.input_stride]);
+    rows_to_strips(g, i, rows, step, strips);
+    for (int64_t p = range.panel_begin; p < range.panel_end; ++p) {
+      const int64_t first = p * kGroupedColumns, count = std::min(kGroupedColumns, w.n - first);
+      const float* bias = g.bias != nullptr ? g.bias + first : nullptr;
+      if (w.groups == 0) std::memset(total, 0, static_cast<size_t>(rows * kGroupedColumns) * sizeof(float));
+      for (int64_t group = 0; group < w.groups; group += at_once) {
+        block.groups = std::min(at_once, w.groups - group);
+        unpack_block<slot>(g, p, group, block);
+        TileArguments f{};
+        f.quads = w.group_padded / 4;
+        f.first = group == 0;
+        const NextBlock next(g, p, group, block.groups, tiles);
+        const bool last = group + block.groups == w.groups && count == kGroupedColumns;
+        for (int64_t r = 0; r < rows; r += kTileRows) {
+          f.a = strips + r * w.k_padded() + group * w.group_padded * kTileRows;
+          f.zero_point = zero_point + r;
+          f.total = total + r * kGroupedColumns;
+          if (last) {
+            f.finish = {g.out + (i + r) * g.ldo + first, g.ldo, g.input_scale + (i + r) * g.input_stride, bias, g.input_stride};
+          }
+          f.soon = next.part(r / kTileRows);
+          const int64_t here = std::min(kTileRows, rows - r);
+          step == 32 ? register_tile_of<8>(here, f, block) : register_tile_of<1>(here, f, block);
+        }
+      }
+      for (int64_t r = 0; r < (count == kGroupedColumns && w.groups > 0 ? 0 : rows); ++r) {
+        store_row(total + r * kGroupedColumns, bias, true, g.input_scale[(i + r) * g.input_stride], count,
+                  g.out + (i + r) * g.ldo + first);
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace torchqat::cpu

@@ -3,6 +3,7 @@
 #pragma once
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include "cpu/vec/vec.h"
 #include "numerics/affine.h"
@@ -26,6 +27,23 @@ struct SpanBits {
 TORCHQAT_INLINE void store_code(Vec code, uint8_t* p) { code.store_u8(p); }
 TORCHQAT_INLINE void store_code(Vec code, int8_t* p) { code.store_s8(p); }
 
+// Four vectors of codes, side by side.
+template <typename Code>
+TORCHQAT_INLINE void store_codes4(const Vec (&code)[4], Code* p) {
+#if defined(__AVX2__) && !defined(__AVX512F__)
+  const auto words = [](Vec a, Vec b) __attribute__((always_inline)) {
+    return _mm256_packs_epi32(_mm256_cvtps_epi32(a.v), _mm256_cvtps_epi32(b.v));
+  };
+  const __m256i left = words(code[0], code[1]), right = words(code[2], code[3]);
+  const __m256i bytes = std::is_same_v<Code, uint8_t> ? _mm256_packus_epi16(left, right) : _mm256_packs_epi16(left, right);
+  const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permutevar8x32_epi32(bytes, order));
+#else
+#pragma GCC unroll 4
+  for (int w = 0; w < 4; ++w) store_code(code[w], p + w * Vec::size);
+#endif
+}
+
 template <typename T, typename Code>
 TORCHQAT_INLINE SpanBits quantize16(const T* x, const Grid& grid, Code* codes) {
   SpanBits bits{0, 0};
@@ -40,11 +58,46 @@ TORCHQAT_INLINE SpanBits quantize16(const T* x, const Grid& grid, Code* codes) {
   return bits;
 }
 
+// Four vectors, with one test for all: false, and nothing to use, where a lane is NaN or so near to a tie that it needs the division
+// (numerics/quotient.h has the margin).
+template <bool masked, typename T, typename Code>
+TORCHQAT_INLINE bool quantize4(const T* x, const Grid& grid, Code* codes, uint64_t& inside) {
+  const Vec low(grid.quant_min), high(grid.quant_max), zero_point(grid.zero_point), reciprocal(grid.reciprocal);
+  Vec code[4], worst(0.0f);
+#pragma GCC unroll 4
+  for (int w = 0; w < 4; ++w) {
+    const Vec product = Vec::load(x + w * Vec::size) * reciprocal, nearest = round_even(product), level = nearest + zero_point;
+    worst = numerics::lane_max_bits(lane_abs(product - nearest) + lane_abs(product) * Vec(0x1p-21f), worst);
+    code[w] = numerics::clamp_level(level, low, high);
+    if constexpr (masked) inside |= static_cast<uint64_t>(numerics::mask_bits(in_range(level, low, high))) << (w * Vec::size);
+  }
+  constexpr uint32_t all = (1u << Vec::size) - 1u;
+  if (numerics::mask_bits(in_range(worst, Vec(0.0f), Vec(0.5f))) != all) [[unlikely]] return false;
+  store_codes4(code, codes);
+  return true;
+}
+
 // codes[0, count); mask, if given, gets ceil(count / 8) bytes. True if a value is NaN.
 template <typename T, typename Code>
 TORCHQAT_INLINE bool quantize_span(const T* x, int64_t count, const Grid& grid, Code* codes, uint8_t* mask) {
   uint32_t nan = 0;
   int64_t j = 0;
+  constexpr int64_t step = 4 * Vec::size;
+  const auto fours = [&](auto masked) __attribute__((always_inline)) {
+    for (; j + step <= count; j += step) {
+      uint64_t inside = 0;
+      if (!quantize4<masked.value>(x + j, grid, codes + j, inside)) [[unlikely]] {
+        inside = 0;
+        for (int64_t i = 0; i < step; i += 16) {
+          const SpanBits bits = quantize16(x + j + i, grid, codes + j + i);
+          nan |= bits.nan;
+          inside |= static_cast<uint64_t>(bits.inside) << i;
+        }
+      }
+      if constexpr (masked.value) std::memcpy(mask + j / 8, &inside, step / 8);
+    }
+  };
+  if constexpr (step % 16 == 0) mask != nullptr ? fours(std::true_type{}) : fours(std::false_type{});
   for (; j + 16 <= count; j += 16) {
     const SpanBits bits = quantize16(x + j, grid, codes + j);
     nan |= bits.nan;

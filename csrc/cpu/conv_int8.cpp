@@ -275,8 +275,10 @@ at::Tensor convolve(const ConvArgs& args, const at::Tensor& input, const at::Ten
   const auto type = !grid.has_value() ? at::kFloat : grid->quant_min < 0 ? at::kChar : at::kByte;
   at::Tensor y = at::empty_symint(sizes, x.options().dtype(type), format);
   if (y.numel() > 0) {
-    const Plan plan = make_plan(layout, dims_of(x.sizes().slice(2), 1), dims_of(args.stride, 1), dims_of(args.padding, 0),
-                                dims_of(args.dilation, 1), current_kernels().tile_rows);
+    const auto plan_of = [&](const Dims& in) {
+      return make_plan(layout, in, dims_of(args.stride, 1), dims_of(args.padding, 0), dims_of(args.dilation, 1), current_kernels().tile_rows);
+    };
+    Plan plan = plan_of(dims_of(x.sizes().slice(2), 1));
     BatchInput batch;
     batch.values = from_codes ? nullptr : x.const_data_ptr<float>();
     batch.codes = from_codes ? static_cast<const uint8_t*>(x.const_data_ptr()) : nullptr;
@@ -290,6 +292,15 @@ at::Tensor convolve(const ConvArgs& args, const at::Tensor& input, const at::Ten
       out.grid = *grid;
     } else {
       out.values = y.mutable_data_ptr<float>();
+    }
+    // Pixels that meet one tap alike are one long line, whatever sample they belong to, if no sample has to be padded.
+    const bool alike = from_codes && !batch.flip && batch.channels_last && layout.taps() == 1 && plan.in == plan.out && qparams.scale.size() == 1 &&
+                       qparams.zero_point.size() == 1 && !layout.depthwise();
+    if (alike && current_kernels().reads_plain_codes(plan)) {
+      plan = plan_of({1, 1, batch.samples * plan.in_pixels()});
+      batch.sample_size *= batch.samples;
+      batch.samples = 1;
+      plan.share_among(at::get_num_threads());
     }
     run_batch(plan, args, batch, qparams, packed_weight.const_data_ptr<uint8_t>(), scale, b, out);
   }

@@ -98,6 +98,8 @@ CASES = {
     "first layer": dict(n=2, c=3, o=33, size=(19, 21), stride=2),
     "7x7 stem": dict(c=3, o=20, size=(23, 24), kernel=(7, 7), stride=2, padding=3),
     "1x1": dict(n=2, c=65, o=130, size=(6, 5), kernel=(1, 1), padding=0),
+    "1x1 batch": dict(n=5, c=68, o=130, size=(3, 5), kernel=(1, 1), padding=0),
+    "1x1 batch per sample": dict(n=3, c=8, o=70, size=(3, 5), kernel=(1, 1), padding=0, samples=True),
     "1x1 stride": dict(c=16, o=16, size=(7, 7), kernel=(1, 1), padding=0, stride=2),
     "small maps": dict(n=3, c=64, o=70, size=(4, 4)),
     "one pixel": dict(c=70, o=9, size=(3, 3), padding=0),
@@ -118,7 +120,7 @@ CASES = {
     "signed": dict(n=2, c=9, o=11, size=(6, 6), grid=(-128, 127)),
     "narrow grid": dict(n=2, c=9, o=11, size=(6, 6), grid=(-8, 7)),
     "no bias": dict(c=4, o=16, bias=False),
-    "no padding": dict(c=4, o=16, padding=0),
+    "no padding": dict(n=2, c=4, o=16, padding=0),
     "1d": dict(n=2, c=17, o=19, size=(40,), kernel=(5,), padding=2, stride=2),
     "1d dilated": dict(n=2, c=17, o=19, size=(40,), kernel=(3,), padding=4, dilation=4),
     "1d depthwise": dict(n=2, c=20, o=20, size=(33,), kernel=(4,), padding=3, groups=20),
@@ -170,7 +172,7 @@ def test_sums_longer_than_65536_are_added_in_float():
         assert_same(case.run(), expected, isa)
 
 
-@pytest.mark.parametrize("name", ["3x3", "depthwise 5x5", "narrow groups", "3d", "small maps"])
+@pytest.mark.parametrize("name", ["3x3", "depthwise 5x5", "narrow groups", "3d", "small maps", "1x1 batch"])
 def test_threads_and_batch_do_not_change_bits(name):
     case = Case(5, **CASES[name] | dict(n=3, samples=True))
     whole = case.run()
@@ -247,7 +249,8 @@ def test_opcheck_compile_and_script():
 
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("grid", [(0, 255), (-128, 127)])
-@pytest.mark.parametrize("name", ["3x3", "odd", "depthwise", "narrow groups", "small maps", "3d", "per sample", "flat 7x7"])
+@pytest.mark.parametrize("name", ["3x3", "odd", "depthwise", "narrow groups", "small maps", "3d", "per sample", "flat 7x7",
+                                  "1x1", "1x1 batch", "1x1 batch per sample", "1x1 stride", "no padding"])
 def test_codes_in_and_out_equal_the_float_way(name, grid, isa):
     ops._set_cpu_isa(isa)
     case = Case(21, **CASES[name] | dict(grid=grid))
@@ -255,7 +258,8 @@ def test_codes_in_and_out_equal_the_float_way(name, grid, isa):
     s, z = per_sample(case.s_x, dims), per_sample(case.z_x, dims)
     codes = torch.clamp(torch.round(case.x / s) + z, *grid).to(torch.int8 if grid[0] < 0 else torch.uint8)
     y = case.run()
-    assert_same(case.run(codes), y)
+    for form in {torch.contiguous_format, FORMATS[dims]}:
+        assert_same(case.run(codes.contiguous(memory_format=form)), y)
     scale, zero = (y.abs().max() / 100).reshape(()), torch.tensor(grid[0] + 120, dtype=torch.int32)
     for relu in (False, True):
         value = y.relu() if relu else y

@@ -73,5 +73,5 @@ void gemm(const uint8_t* a, int64_t row_stride, int64_t rows, const Run* runs, i
 
 namespace torchqat::cpu::conv {
 GradKernels grad_kernels_avx2() { return grad_kernels; }
-Kernels kernels_avx2() { return {1, &quantize_masked, &mask_values, &pad_rows, &reads_plain_codes, &strips}; }
+Kernels kernels_avx2() { return {1, &quantize_masked, &mask_values, &pad_rows, &reads_plain_rows, &strips}; }
 }  // namespace torchqat::cpu::conv

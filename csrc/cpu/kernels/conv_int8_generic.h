@@ -5,6 +5,7 @@
 //   depthwise_lines(plan, task, weight, begin, end, init, block)               pairs of lines with results stored; false if there is no
 //                                                                              such form for this kernel
 //   reads_plain_codes(plan)                                                    whether depthwise_lines needs no padded planes
+// where gemm reads four codes at a time and no row beyond the last, the file registers reads_plain_rows below instead of the last.
 #pragma once
 #include <algorithm>
 #include <cstring>
@@ -200,6 +201,13 @@ inline Block block_of(const Constants& c, const Plan& plan, const Task& task, in
           Shortcut{c.cuts + 2 * at * kPanel, c.cuts + (2 * at + 1) * kPanel, kind != Sums::exact || task.out_codes == nullptr ? -1 : c.windows[at]}};
 }
 
+// Whether strips need no padded planes: there is no border, and a row's codes are whole groups.
+[[maybe_unused]] bool reads_plain_rows(const Plan& plan) {
+  const WeightLayout& w = plan.weight;
+  if (w.depthwise()) return reads_plain_codes(plan);
+  return w.planes == 1 && plan.walk == Walk::lines && plan.padded == plan.in && w.run_len % 4 == 0;
+}
+
 // Pairs of lines [begin, end) of a depthwise convolution, a panel of channels at a time over as many as stay in cache.
 inline void depthwise_strips(const Plan& plan, const Task& task, int64_t begin, int64_t end, const Constants& constants, int32_t* sums,
                              float* values) {
@@ -247,7 +255,7 @@ void strips(const Plan& plan, const Task& task, int64_t begin, int64_t end, uint
     const Strip s = strip_at(plan, strip);
     const int64_t rows = s.rows;
     for (int64_t plane = 0; plane < w.planes; ++plane) {
-      const uint8_t* rows_of[2] = {task.codes, task.low_codes};
+      const uint8_t* rows_of[2] = {task.plain != nullptr ? task.plain : task.codes, task.low_codes};
       for (int limb = 0; limb < limbs; ++limb) {
         const uint8_t* from = rows_of[limb] + plane * plan.plane_bytes;
         if (plan.walk == Walk::gather) {

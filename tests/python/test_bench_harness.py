@@ -1,11 +1,14 @@
 """The bench harness: what it measures, the verdict on a target, and its output."""
 
 import json
+import subprocess
+import sys
 import time
 
 import pytest
 import torch
 
+import torchqat
 from torchqat import bench
 from torchqat.bench.harness import Report, at_least, at_most, kept_memory, measure, saved_bytes
 
@@ -88,3 +91,18 @@ def test_command_line_refuses_an_unknown_suite(capsys):
     with pytest.raises(SystemExit):
         bench.run(["--suite", "nonsense"])
     assert "invalid choice" in capsys.readouterr().err
+
+
+def test_isa_holds_torchqat_and_its_peers():
+    script = (
+        "import torch; from torchqat import bench\n"
+        "bench.run(['--isa', 'avx2', '--suite', 'fake_quant', '--part', 'none'])\n"
+        "print(torch.backends.cpu.get_cpu_capability())"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    if "avx2" not in torchqat._C.supported_isas():
+        assert "--isa must be one of" in done.stderr
+        return
+    assert done.returncode == 0, done.stderr
+    assert "isa avx2" in done.stdout and "ONEDNN_MAX_CPU_ISA=AVX2" in done.stdout
+    assert done.stdout.splitlines()[-1] == "AVX2"

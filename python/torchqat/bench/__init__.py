@@ -6,6 +6,7 @@ A suite is a list of part modules in this package; each part defines `run(report
 
 import argparse
 import importlib
+import os
 
 import torch
 
@@ -20,6 +21,14 @@ CUDA_SUITES: dict[str, list[str]] = {
     "fake_quant": ["cuda_fake_quant"],
     "inference": ["cuda_inference"],
     "train_step": ["cuda_train_step"],
+}
+
+# --isa LEVEL: what holds torch, MKL, oneDNN and OpenVINO to about the same instructions. Each reads its variable at its first
+# use, so that setting them after the import of torch is early enough. onnxruntime has no such setting.
+PEER_ISA: dict[str, dict[str, str]] = {
+    "avx2": {"ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2", "ONEDNN_MAX_CPU_ISA": "AVX2"},
+    "avx512": {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16"},
+    "amx": {},
 }
 
 
@@ -39,7 +48,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=float, default=2.0, help="measuring time per group (default: 2)")
     parser.add_argument("--quick", action="store_true", help="small sizes and short measurements")
     parser.add_argument("--compiled", action="store_true", help="also measure torch.compile of the peers")
+    parser.add_argument(
+        "--isa", choices=sorted(PEER_ISA), help="hold torchqat, torch, oneDNN and OpenVINO to a CPU level (onnxruntime cannot be)"
+    )
     parser.add_argument("--json", metavar="PATH", help="write the rows as JSON")
+
+
+def hold_to_isa(level: str) -> None:
+    """Measure as on a CPU of this level: sets torchqat's level and the variables of PEER_ISA.
+
+    Raises:
+        SystemExit: where this CPU or build lacks the level.
+    """
+    from torchqat import _C
+
+    if level not in _C.supported_isas():
+        raise SystemExit(f"bench: --isa must be one of {', '.join(_C.supported_isas())} on this CPU, got {level}")
+    torch.ops.torchqat._set_cpu_isa(level)
+    os.environ.update({"TORCHQAT_CPU_ISA": level, **PEER_ISA[level]})
+    held = ", ".join(f"{name}={value}" for name, value in PEER_ISA[level].items())
+    if held:
+        print(f"held to {level}: {held}; onnxruntime is not held")
 
 
 def require_cuda() -> None:
@@ -59,6 +88,8 @@ def run_options(options: argparse.Namespace) -> int:
     on_cuda = options.device == "cuda"
     if on_cuda:
         require_cuda()
+    if options.isa:
+        hold_to_isa(options.isa)
     table = CUDA_SUITES if on_cuda else SUITES
     suites = options.suite or list(table)
     report = Report(

@@ -6,6 +6,7 @@ import warnings
 import torch
 from torch import nn
 
+from torchqat.calls import call, tensors_in
 from torchqat.computed_weights import computes_weight, settle, settled
 from torchqat.edges import Edge, Edges, find_edges
 from torchqat.mapping import FORM_TO_DEPLOYED, deployed_class
@@ -21,13 +22,14 @@ from torchqat.wrappers import unwrapped
 
 
 def convert(model: nn.Module, *, example_inputs=None, inplace: bool = False) -> nn.Module:
-    """The model with integer weights and integer kernels, in eval mode; no fake-quantiser and no float weight is left.
+    """The model with integer weights and integer kernels, in eval mode; no fake-quantiser and no float weight is left, and no
+    parameter that is left asks for a gradient.
 
     In integer schemes its outputs equal the prepared model's in eval mode bit for bit.
 
     Args:
         model: from prepare_qat, trained or calibrated; DistributedDataParallel or torch.compile around it is left behind.
-        example_inputs: a tuple or one tensor that the model can be called with. Given, codes flow between integer
+        example_inputs: what the model can be called with: a tuple of arguments, a dict of keywords, or one tensor. Given, codes flow between integer
             kernels without a float round trip where the model can be traced: from convolutions, linear layers and integer forms,
             through ReLU, ReLU6, max-pooling, concatenation, dropout and reshaping (bit-equal; the result is checked on these inputs).
             Where it cannot be traced, or does not compute in float32, a warning says so and it is converted without. For use under
@@ -53,12 +55,11 @@ def convert(model: nn.Module, *, example_inputs=None, inplace: bool = False) -> 
         raise ValueError("convert: model is converted already")
     if not names:
         raise ValueError("convert: model has no QAT layer; prepare it with prepare_qat first")
-    arguments = expected = None
+    expected = None
     edges = Edges({}, set(), set())
     if example_inputs is not None:
-        arguments = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
-        edges = _edges(model, arguments)
-        expected = _evaluate(model, arguments)
+        edges = _edges(model, example_inputs)
+        expected = _evaluate(model, example_inputs)
     new = {}
     # The list must not keep what was replaced.
     pending = [m for m in model.modules() if id(m) in names][::-1]
@@ -82,9 +83,10 @@ def convert(model: nn.Module, *, example_inputs=None, inplace: bool = False) -> 
             settle(module)
         # Old layers map to new ones through the memo, so that their float weights are not copied.
         model = copy.deepcopy(model, dict(new))
-    model.eval()
+    # No gradient passes a deployed layer, so that a compiler which were to trace one would fail.
+    model.eval().requires_grad_(False)
     release(model)
-    if edges.outputs and not _same(_evaluate(model, arguments), expected):
+    if edges.outputs and not _same(_evaluate(model, example_inputs), expected):
         raise RuntimeError(
             "convert: with codes flowing between layers the outputs on example_inputs are not the prepared model's; "
             "convert without example_inputs, and please report it"
@@ -92,10 +94,10 @@ def convert(model: nn.Module, *, example_inputs=None, inplace: bool = False) -> 
     return run_in_rows(model)
 
 
-def _edges(model: nn.Module, arguments: tuple) -> Edges:
-    tensors = [*model.parameters(), *torch.utils._pytree.tree_leaves(arguments)]
-    others = {t.dtype for t in tensors if isinstance(t, torch.Tensor) and t.is_floating_point()} - {torch.float32}
-    devices = {t.device.type for t in tensors if isinstance(t, torch.Tensor)}
+def _edges(model: nn.Module, example_inputs) -> Edges:
+    tensors = [*model.parameters(), *tensors_in(example_inputs)]
+    others = {t.dtype for t in tensors if t.is_floating_point()} - {torch.float32}
+    devices = {t.device.type for t in tensors}
     others |= {torch.get_autocast_dtype(kind) for kind in devices if torch.is_autocast_enabled(kind)}
     if others:
         # Each layer would round its float result to that type, and the codes would be those of the rounded values.
@@ -114,20 +116,21 @@ def _edges(model: nn.Module, arguments: tuple) -> Edges:
 
 
 @torch.no_grad()
-def _evaluate(model: nn.Module, arguments: tuple):
+def _evaluate(model: nn.Module, example_inputs):
     modes = [(m, m.training) for m in model.modules()]
     model.eval()
     try:
-        return model(*arguments)
+        return call(model, example_inputs)
     finally:
         for module, training in modes:
             module.training = training
 
 
 def _same(a, b) -> bool:
+    """Whether the tensors and plain values of two results are equal; other objects (a cache) are not compared."""
     flat_a, flat_b = torch.utils._pytree.tree_leaves(a), torch.utils._pytree.tree_leaves(b)
     return len(flat_a) == len(flat_b) and all(
-        torch.equal(x, y) if isinstance(x, torch.Tensor) else x == y for x, y in zip(flat_a, flat_b)
+        torch.equal(x, y) if isinstance(x, torch.Tensor) else x == y or not isinstance(x, (bool, int, float, str)) for x, y in zip(flat_a, flat_b)
     )
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from torchqat.calls import call
 from torchqat.mapping import CONV_BN_TO_QAT
 from torchqat.nn.qat.relu import absorbable
 from torchqat.products import Products, bare_parameters
@@ -110,7 +111,6 @@ class _Uses(TorchFunctionMode):
 def observe_calls(model: nn.Module, example_inputs) -> tuple[set[int], list[tuple[nn.Module, nn.Module]], dict[str, int]]:
     """Run the model once in eval mode: ids of the modules called, the pairs that this run shows may be folded, and the bare
     parameters that are multiplied, with the axis that is summed over."""
-    arguments = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
     calls, times, made_by = [], Counter(), {}
 
     def watch(module, inputs, output):
@@ -124,7 +124,7 @@ def observe_calls(model: nn.Module, example_inputs) -> tuple[set[int], list[tupl
     try:
         model.eval()
         with _Uses() as uses, Products(bare_parameters(model)) as products:
-            result = model(*arguments)
+            result = call(model, example_inputs)
     finally:
         for handle in handles:
             handle.remove()

@@ -47,7 +47,7 @@ def prepare_qat(
         overrides: {module name, glob over names, or module type: QConfig, or None to leave in float}. A name or type also
             covers what is inside that module; the most specific wins: a module's own name, then names and globs by the
             number of characters that are not wildcards, then types, the innermost first.
-        example_inputs: a tuple of arguments, or one tensor. The model is run on it once, in eval mode, so that BatchNorms can be
+        example_inputs: a tuple of arguments, a dict of keywords, or one tensor. The model is run on it once, in eval mode, so that BatchNorms can be
             folded in models that torch.fx cannot trace, and modules that are never called stay in float. 3-D parameters that a module
             of your own multiplies (mixtures of experts: F.linear, matmul, bmm, einsum, grouped_mm) are then quantised too, weight
             only: `w` moves into a child `w_quant`, and overrides may name it. Where torch.fx can trace the model, adds, average

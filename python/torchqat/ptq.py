@@ -5,11 +5,11 @@ from dataclasses import replace
 import torch
 from torch import nn
 
+from torchqat.calls import call
 from torchqat.config import BLOCK_FORMATS, QConfig
 from torchqat.convert import convert
 from torchqat.fake_quantize import FakeQuantize
 from torchqat.prepare import prepare_qat
-from torchqat.verify import call
 
 _METHODS = ("minmax", "ema", "percentile", "mse", "histogram")
 

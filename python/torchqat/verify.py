@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from torchqat.calls import call
 from torchqat.nn.qat._form import QatForm
 from torchqat.nn.qat._layer import QatLayer
 from torchqat.prepare import set_fake_quant
@@ -136,22 +137,6 @@ def _outputs(model, layers, batch):
     finally:
         for handle in handles:
             handle.remove()
-
-
-def call(model: nn.Module, batch):
-    """model on a batch: a tuple or list is its arguments, a dict its keywords, anything else its one argument."""
-    if isinstance(batch, (tuple, list)):
-        try:
-            return model(*batch)
-        except TypeError as error:
-            error.add_note(
-                f"torchqat calls the model with the {len(batch)} entries of a batch as its arguments; where a loader gives labels "
-                "too, leave them out: (inputs for inputs, labels in loader)"
-            )
-            raise
-    if isinstance(batch, dict):
-        return model(**batch)
-    return model(batch)
 
 
 def _tensors(result) -> list[Tensor]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from torchqat.nn.qat._layer import IntegerWeights, QatLayer
+from torchqat.nn.quantized.weight_view import WeightView
 from torchqat.observers import apply_keeping_dtype
 
 NO_DATA = (
@@ -19,6 +20,9 @@ NO_DATA = (
 
 # Bits that packed weights come in; others use the next larger.
 CONTAINER_BITS = (2, 3, 4, 8)
+
+
+_OTHER_TENSORS = ("bias", "input_scale", "input_zero_point", "output_scale", "output_zero_point")
 
 
 class Description:
@@ -41,6 +45,7 @@ def describe(layer: QatLayer, kind: str, **geometry) -> Description:
         "quant_min": quantizer.quant_min,
         "quant_max": quantizer.quant_max,
         "block_size": block_size,
+        "dtype": str(layer.weight.dtype).removeprefix("torch."),
         **geometry,
     }
     tensors = {
@@ -88,8 +93,12 @@ class QuantizedLayer(nn.Module):
     """Base of the deployed layers.
 
     Buffers: `packed_weight` (uint8, with a header) or `codes`, `weight_scale`, and `bias`, `input_scale`,
-    `input_zero_point` where they exist. Scales keep their dtype when the model changes dtype.
+    `input_zero_point` where they exist. Scales keep their dtype when the model changes dtype. `weight_like` is empty: its dtype is
+    the one that the float weight would have.
     """
+
+    # `weight` is for Python that looks at it; a script would compile it.
+    __jit_unused_properties__ = ["weight"]
 
     def __init__(self, description: Description):
         super().__init__()
@@ -105,6 +114,12 @@ class QuantizedLayer(nn.Module):
         self.register_buffer("bias", tensors.get("bias"))
         self.register_buffer("input_scale", tensors.get("input_scale"))
         self.register_buffer("input_zero_point", tensors.get("input_zero_point"))
+        # Blocks that share a scale, along the dimensions of the codes; whether the float layer's weight is the codes' transpose.
+        self.scale_blocks: list[int] = list(description.config["block_size"])
+        self.transposed = bool(description.config.get("transposed", False))
+        # Files of earlier versions hold no dtype for most layers.
+        dtype = getattr(torch, description.config.get("dtype", "float32"))
+        self.register_buffer("weight_like", torch.empty(0, dtype=dtype, device=self.weight_scale.device), persistent=False)
         activation = description.config.get("activation")
         if activation is not None:
             self.static = activation["static"]
@@ -124,23 +139,49 @@ class QuantizedLayer(nn.Module):
     @torch.jit.unused
     def description(self) -> Description:
         """Config and canonical tensors, as files hold them."""
-        names = ("weight_scale", "weight_zero_point", "bias", "input_scale", "input_zero_point", "output_scale", "output_zero_point")
-        tensors = {name: getattr(self, name) for name in names if getattr(self, name, None) is not None}
-        config = _from_text(self.config)
-        tensors["weight_scale"] = _canonical_scale(self.weight_scale, config, self.weight_shape())
-        return Description(config, {"codes": self.codes_tensor(), **tensors})
+        tensors = {name: getattr(self, name, None) for name in _OTHER_TENSORS}
+        tensors["codes"] = self.codes_tensor()
+        tensors["weight_scale"], tensors["weight_zero_point"] = self.canonical_scales()
+        return Description(_from_text(self.config), {name: tensor for name, tensor in tensors.items() if tensor is not None})
+
+    @torch.jit.unused
+    def canonical_scales(self) -> tuple[Tensor, Tensor | None]:
+        """Scale and zero point with an entry a block, or without dimensions for the whole weight."""
+        scale, shape = self.weight_scale, self.weight_shape()
+        if not self.scale_blocks:
+            scale = scale.reshape(-1)[:1].reshape(())
+        elif scale.dim() != len(shape):
+            scale = scale.reshape([1 if b == -1 else -(-n // b) for n, b in zip(shape, self.scale_blocks)])
+        return scale, self.weight_zero_point
 
     @torch.jit.unused
     def integer_weights(self) -> IntegerWeights:
         """Codes, scale, zero point and block size of the weight."""
-        described = self.description()
-        weights = IntegerWeights(
-            described.tensors["codes"],
-            described.tensors["weight_scale"],
-            described.tensors.get("weight_zero_point"),
-            list(described.config["block_size"]),
-        )
-        return weights.turned() if described.config.get("transposed") else weights
+        weights = IntegerWeights(self.codes_tensor(), *self.canonical_scales(), list(self.scale_blocks))
+        return weights.turned() if self.transposed else weights
+
+    @torch.no_grad()
+    @torch.jit.unused
+    def weight_values(self) -> Tensor:
+        """The float weight that the codes stand for, in the float layer's shape and dtype."""
+        codes, scale, zero_point, block_size = self.integer_weights()
+        return torch.ops.torchqat.dequantize(codes, scale, zero_point, block_size, torch.float32).to(self.weight_like.dtype)
+
+    @torch.jit.unused
+    def constant_weight(self) -> Tensor:
+        """For torch.compile: a deployed weight does not change, and a graph that reads only its dtype drops it."""
+        return self.weight_values()
+
+    # What torch.compiler.assume_constant_result does, which would import the compiler (0.8 s) for everybody.
+    constant_weight._dynamo_marked_constant = True
+
+    @property
+    def weight(self) -> Tensor:
+        """Stands for the float weight: dtype, device and shape cost nothing, values are dequantised where they are used."""
+        if torch.compiler.is_dynamo_compiling():
+            return self.constant_weight()
+        shape = self.weight_shape()
+        return WeightView(self, shape[::-1] if self.transposed else shape, self.weight_like.dtype, self.weight_like.device)
 
     @torch.jit.ignore
     def _apply(self, fn, recurse=True):
@@ -149,14 +190,6 @@ class QuantizedLayer(nn.Module):
     def extra_repr(self) -> str:
         config = _from_text(self.config)
         return f"{list(self.weight_shape())}, bits={config['bits']}, block_size={config['block_size']}"
-
-
-def _canonical_scale(scale: Tensor, config: dict, shape: list[int]) -> Tensor:
-    if not config["block_size"]:
-        return scale.reshape(-1)[:1].reshape(())
-    if scale.dim() == len(shape):
-        return scale
-    return scale.reshape([1 if b == -1 else -(-n // b) for n, b in zip(shape, config["block_size"])])
 
 
 def _as_text(config: dict) -> str:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from torchqat.nn.bare_weight import BareForm
 from torchqat.nn.quantized._layer import Description, QuantizedLayer, container_bits, describe
-from torchqat.nn.quantized.float_grid import decoded, describe_float, element_values
+from torchqat.nn.quantized.float_grid import OnFloatGrid, describe_float, element_values
 
 
 class BareWeight(BareForm, QuantizedLayer):
@@ -30,7 +30,7 @@ class BareWeight(BareForm, QuantizedLayer):
 
     @classmethod
     def describe(cls, layer) -> Description:
-        return describe(layer, "BareWeight", summed_axis=layer.summed_axis, dtype=str(layer.weight.dtype).removeprefix("torch."))
+        return describe(layer, "BareWeight", summed_axis=layer.summed_axis)
 
     @torch.jit.unused
     def weight_shape(self) -> list[int]:
@@ -62,7 +62,7 @@ class BareWeight(BareForm, QuantizedLayer):
         return self.as_weight(matrix, self.shape[0])
 
 
-class BareWeightFloatGrid(BareForm, QuantizedLayer):
+class BareWeightFloatGrid(OnFloatGrid, BareForm, QuantizedLayer):
     """A weight on a float grid. Made by torchqat.convert.
 
     Shape: the output is the weight's, [experts, out, in] or [experts, in, out].
@@ -72,7 +72,7 @@ class BareWeightFloatGrid(BareForm, QuantizedLayer):
         super().__init__(description)
         config = description.config
         self.block_size, self.summed_axis = list(config["block_size"]), config["summed_axis"]
-        self.output_dtype = getattr(torch, config["dtype"])
+        self.along, self.output_dtype = self.summed_axis, getattr(torch, config["dtype"])
         self.register_buffer("codes", description.tensors["codes"])
         self.register_buffer("values", element_values(config["element"]).to(self.codes.device), persistent=False)
 
@@ -88,4 +88,4 @@ class BareWeightFloatGrid(BareForm, QuantizedLayer):
         return described
 
     def forward(self) -> Tensor:
-        return decoded(self.codes, self.values, self.weight_scale, self.block_size, self.summed_axis, self.output_dtype)
+        return self.weight_in(self.output_dtype)

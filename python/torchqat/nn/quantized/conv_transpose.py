@@ -6,7 +6,7 @@ from torch import Tensor
 
 from torchqat.nn.quantized._layer import Description, QuantizedLayer, describe
 from torchqat.nn.quantized.conv_weight_only import PackedCodes
-from torchqat.nn.quantized.float_grid import decoded, describe_float, element_values
+from torchqat.nn.quantized.float_grid import OnFloatGrid, describe_float, element_values
 from torchqat.nn.quantized.input_rounding import input_rounding
 from torchqat.nn.transposed import (
     grown,
@@ -139,7 +139,7 @@ class ConvTransposeWeightOnly(PackedCodes, _Geometry):
         return y if batched else y.squeeze(0)
 
 
-class ConvTransposeFloatGrid(_Geometry):
+class ConvTransposeFloatGrid(OnFloatGrid, _Geometry):
     """Transposed convolution on a float-grid weight, computed in float. Made by torchqat.convert.
 
     Shape: input [N, C, *spatial] or [C, *spatial]; output [N, out_channels, *spatial'].
@@ -166,6 +166,6 @@ class ConvTransposeFloatGrid(_Geometry):
             input = input.unsqueeze(0)
         if self.input_rounding is not None:
             input = self.input_rounding(input)
-        weight = decoded(self.codes, self.values, self.weight_scale, self.block_size, self.along, input.dtype)
+        weight = self.weight_in(input.dtype)
         y = self.float_conv(input, weight, output_size)
         return y if batched else y.squeeze(0)

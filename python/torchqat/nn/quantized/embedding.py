@@ -46,7 +46,7 @@ class Embedding(_Table):
 
     @classmethod
     def describe(cls, layer) -> Description:
-        return describe(layer, "Embedding", dtype=str(layer.weight.dtype).removeprefix("torch."))
+        return describe(layer, "Embedding")
 
     def forward(self, input: Tensor) -> Tensor:
         return torch.ops.torchqat.embedding_int(
@@ -77,7 +77,6 @@ class EmbeddingBag(_Table):
         return describe(
             layer,
             "EmbeddingBag",
-            dtype=str(layer.weight.dtype).removeprefix("torch."),
             mode=layer.mode,
             include_last_offset=layer.include_last_offset,
             padding_idx=-1 if layer.padding_idx is None else layer.padding_idx,

@@ -115,7 +115,20 @@ def decoded(
     return (moved * expanded(scale, moved.shape, block_size)).movedim(-1, along).to(dtype)
 
 
-class LinearFloatGrid(QuantizedLayer):
+class OnFloatGrid:
+    """Mixed into deployed layers that hold `codes` of an element format and its `values`, in blocks of `block_size` along `along`."""
+
+    def weight_in(self, dtype: torch.dtype) -> Tensor:
+        return decoded(self.codes, self.values, self.weight_scale, self.block_size, self.along, dtype)
+
+    @torch.no_grad()
+    @torch.jit.unused
+    def weight_values(self) -> Tensor:
+        weight = self.weight_in(self.weight_like.dtype)
+        return weight.t() if self.transposed else weight
+
+
+class LinearFloatGrid(OnFloatGrid, QuantizedLayer):
     """Linear on a float-grid weight. Made by torchqat.convert.
 
     Shape: input [..., in_features]; output [..., out_features].
@@ -156,18 +169,18 @@ class LinearFloatGrid(QuantizedLayer):
                 dtype = torch.float64 if input.dtype == torch.float64 else torch.float32
                 return torch.ops.torchqat.linear_block_float(
                     self.input_rounding(input),
-                    decoded(self.codes, self.values, self.weight_scale, self.block_size, self.along, dtype),
+                    self.weight_in(dtype),
                     self.bias,
                     self.input_rounding.format,
                     self.format,
                     input,
                 )
             input = self.input_rounding(input)
-        weight = decoded(self.codes, self.values, self.weight_scale, self.block_size, self.along, input.dtype)
+        weight = self.weight_in(input.dtype)
         return F.linear(input, weight, self.bias)
 
 
-class ConvFloatGrid(ConvGeometry):
+class ConvFloatGrid(OnFloatGrid, ConvGeometry):
     """Convolution on a float-grid weight, computed in float. Made by torchqat.convert.
 
     Shape: input [N, C, *spatial] or [C, *spatial]; output [N, out_channels, *spatial'].
@@ -196,6 +209,6 @@ class ConvFloatGrid(ConvGeometry):
             input = input.unsqueeze(0)
         if self.input_rounding is not None:
             input = self.input_rounding(input)
-        weight = decoded(self.codes, self.values, self.weight_scale, self.block_size, self.along, input.dtype)
+        weight = self.weight_in(input.dtype)
         y = self.float_conv(self.padded(input), weight)
         return y if batched else y.squeeze(0)

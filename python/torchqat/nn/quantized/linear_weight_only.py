@@ -40,19 +40,13 @@ class LinearWeightOnly(QuantizedLayer):
         return describe(layer, "LinearWeightOnly")
 
     @torch.jit.unused
-    def description(self) -> Description:
-        by_row = self.weight_scale, self.weight_zero_point
-        try:
-            self.weight_scale = by_row[0][:: self.rows_per_scale]
-            if by_row[1] is not None:
-                self.weight_zero_point = by_row[1][:: self.rows_per_scale].reshape(self.weight_scale.shape)
-            described = super().description()
-        finally:
-            self.weight_scale, self.weight_zero_point = by_row
-        if "weight_zero_point" in described.tensors:
-            shape = described.tensors["weight_scale"].shape
-            described.tensors["weight_zero_point"] = described.tensors["weight_zero_point"].reshape(shape)
-        return described
+    def canonical_scales(self) -> tuple[Tensor, Tensor | None]:
+        scale, zero_point = self.weight_scale[:: self.rows_per_scale], self.weight_zero_point
+        if not self.scale_blocks:
+            scale = scale.reshape(-1)[:1].reshape(())
+        if zero_point is not None:
+            zero_point = zero_point[:: self.rows_per_scale].reshape(scale.shape)
+        return scale, zero_point
 
     @torch.jit.unused
     def weight_shape(self) -> list[int]:

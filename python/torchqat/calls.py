@@ -23,6 +23,15 @@ def call(model: nn.Module, batch):
     return model(batch)
 
 
+def call_example(op: str, model: nn.Module, example_inputs):
+    """call, where what the model raises says who called it."""
+    try:
+        return call(model, example_inputs)
+    except Exception as error:
+        error.add_note(f"{op}: raised by the model, which was run on example_inputs")
+        raise
+
+
 def tensors_in(batch) -> list[Tensor]:
     """The tensors that a batch holds."""
     leaves = torch.utils._pytree.tree_leaves(dict(batch) if isinstance(batch, Mapping) else batch)

@@ -7,8 +7,6 @@ is ever unpickled.
 import copy
 import hashlib
 import json
-import os
-import tempfile
 from pathlib import Path
 
 import torch
@@ -16,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from torchqat.files import replacing
 from torchqat.mapping import BARE_WEIGHTS, DEPLOYED_LAYERS, FLOAT_OF_DEPLOYED, SPLIT, stands_for
 from torchqat.nn.qat._layer import QatLayer
 from torchqat.nn.quantized._form import QuantizedForm
@@ -128,29 +127,11 @@ def _once(tensors: dict) -> tuple[dict, dict]:
 
 
 def _write(tensors: dict, metadata: dict, path: Path) -> None:
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    os.close(handle)
-    try:
-        save_file(tensors, temporary, metadata)
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
-        _sync(temporary, os.O_RDWR)
-        os.replace(temporary, path)
-        _sync(path.parent, os.O_RDONLY)
-    except SafetensorError as error:
-        raise OSError(f"torchqat.save: cannot write {path}: {error}") from error
-    finally:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
-
-
-def _sync(path, flags) -> None:
-    handle = os.open(path, flags)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    with replacing(path, "torchqat.save") as temporary:
+        try:
+            save_file(tensors, temporary, metadata)
+        except SafetensorError as error:
+            raise OSError(f"torchqat.save: cannot write {path}: {error}") from error
 
 
 def read_description(path) -> dict:

@@ -6,7 +6,7 @@ import warnings
 import torch
 from torch import nn
 
-from torchqat.calls import call, tensors_in
+from torchqat.calls import call_example, tensors_in
 from torchqat.computed_weights import computes_weight, settle, settled
 from torchqat.edges import Edge, Edges, find_edges
 from torchqat.mapping import FORM_TO_DEPLOYED, deployed_class
@@ -120,7 +120,7 @@ def _evaluate(model: nn.Module, example_inputs):
     modes = [(m, m.training) for m in model.modules()]
     model.eval()
     try:
-        return call(model, example_inputs)
+        return call_example("convert", model, example_inputs)
     finally:
         for module, training in modes:
             module.training = training

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from torchqat.calls import call
+from torchqat.calls import call_example
 from torchqat.mapping import CONV_BN_TO_QAT
 from torchqat.nn.qat.relu import absorbable
 from torchqat.products import Products, bare_parameters
@@ -124,7 +124,7 @@ def observe_calls(model: nn.Module, example_inputs) -> tuple[set[int], list[tupl
     try:
         model.eval()
         with _Uses() as uses, Products(bare_parameters(model)) as products:
-            result = call(model, example_inputs)
+            result = call_example("prepare_qat", model, example_inputs)
     finally:
         for handle in handles:
             handle.remove()

@@ -47,6 +47,17 @@ def test_every_way_to_give_inputs(way):
     assert torch.equal(prepared(IMAGE, SCALE)["logits"], converted(IMAGE, SCALE)["logits"])
 
 
+def test_what_the_model_raises_says_who_called_it():
+    model = nn.Sequential(nn.Linear(8, 4))
+    prepared = torchqat.prepare_qat(model, QConfig.int8_dynamic())
+    with pytest.raises(RuntimeError) as raised:
+        torchqat.prepare_qat(model, QConfig.int8(), example_inputs=torch.randn(2, 3))
+    assert raised.value.__notes__ == ["prepare_qat: raised by the model, which was run on example_inputs"]
+    with pytest.raises(ValueError, match="shape") as raised:
+        torchqat.convert(prepared, example_inputs=torch.randn(2, 3))
+    assert raised.value.__notes__ == ["convert: raised by the model, which was run on example_inputs"]
+
+
 def test_post_training_takes_them_too():
     inputs = WAYS["mapping"]
     model = torchqat.quantize_ptq(TwoInputs().eval(), QConfig.int8(), [inputs], example_inputs=inputs)

@@ -129,6 +129,14 @@ def test_a_failed_save_keeps_the_old_file(saved, monkeypatch):
         assert saved.read_bytes() == before and os.listdir(saved.parent) == ["model"]
 
 
+def test_a_missing_folder_and_a_folder_for_a_file_are_named(saved):
+    model = torchqat.load(saved, structure())
+    with pytest.raises(FileNotFoundError, match="torchqat.save: no such directory: .*nowhere$"):
+        torchqat.save(model, saved.parent / "nowhere" / "model")
+    with pytest.raises(IsADirectoryError, match="torchqat.save: path must be a file's"):
+        torchqat.save(model, saved.parent)
+
+
 def test_the_file_has_ordinary_permissions(saved):
     mask = os.umask(0)
     os.umask(mask)

@@ -50,9 +50,9 @@ def test_looks_like_the_float_weight(scheme, kind, dtype):
     assert (view.shape, view.dtype, view.device) == (layer.weight.shape, dtype, layer.weight.device)
     assert isinstance(view, torch.Tensor) and not view.requires_grad
     # What was trained, in the layer's dtype.
-    assert torch.equal(view.detach(), rounded.to(dtype))
+    assert torch.equal(view.clone(), rounded.to(dtype))
     if scheme not in ("mxfp8", "fp8"):
-        assert torch.equal(view.detach().float(), dequantized_weight(deployed).to(dtype).float())
+        assert torch.equal(view.clone(), dequantized_weight(deployed).to(dtype))
 
 
 def test_casting_to_its_dtype_dequantises_nothing(monkeypatch):
@@ -79,7 +79,7 @@ def test_a_saved_layer_keeps_its_dtype(tmp_path):
     torchqat.save(converted, tmp_path / "model.safetensors")
     loaded = torchqat.load(tmp_path / "model.safetensors", nn.Sequential(nn.Linear(64, 32)).to(torch.bfloat16))
     assert loaded[0].weight.dtype == torch.bfloat16
-    assert torch.equal(loaded[0].weight.detach(), converted[0].weight.detach())
+    assert torch.equal(loaded[0].weight.clone(), converted[0].weight.clone())
 
 
 class ReadsItsWeight(nn.Module):
@@ -107,7 +107,7 @@ class CastsToItsWeight(nn.Module):
 def test_a_forward_that_computes_with_it_is_told_once_and_gets_the_values():
     converted = torchqat.convert(torchqat.prepare_qat(ReadsItsWeight(), QConfig.int8_dynamic()).eval())
     x = torch.randn(3, 8)
-    with pytest.warns(UserWarning, match=r"converted Linear \[8, 8\] as a float tensor.*overrides"):
+    with pytest.warns(UserWarning, match=r"converted Linear \[8, 8\], torch.float32 as a float tensor.*overrides"):
         y = converted(x)
     assert torch.equal(y, converted.fc(x) + nn.functional.linear(x, dequantized_weight(converted.fc)))
     with warnings.catch_warnings():
@@ -135,6 +135,28 @@ def test_layers_still_script():
     _, deployed, _ = converted_layer("int8", "linear")
     x = torch.randn(3, 64)
     assert torch.equal(torch.jit.script(deployed)(x), deployed(x))
+
+
+def test_looking_at_it_is_silent():
+    _, deployed, rounded = converted_layer("int8", "linear")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert type(deployed.weight.clone()) is torch.Tensor
+        assert (deployed.weight.numpy() == rounded.detach().numpy()).all()
+        assert deployed.weight.detach().cpu().tolist() == rounded.tolist()
+        assert repr(deployed.weight) == "weight of a converted Linear [32, 64], torch.float32"
+
+
+def test_it_cannot_be_changed():
+    _, deployed, rounded = converted_layer("int8", "linear")
+    for change in (nn.init.zeros_, lambda w: w.data.zero_(), lambda w: w.copy_(torch.zeros(32, 64)), lambda w: w.__setitem__(0, 0.0)):
+        with pytest.raises(RuntimeError, match=r"weight of a converted Linear \[32, 64\], torch.float32 cannot be changed"):
+            change(deployed.weight)
+    with pytest.raises(AttributeError):
+        deployed.weight = torch.zeros(32, 64)
+    with pytest.raises((AttributeError, KeyError)):
+        deployed.weight = nn.Parameter(torch.zeros(32, 64))
+    assert torch.equal(deployed.weight.clone(), rounded)
 
 
 def test_it_is_a_view_and_no_copy():

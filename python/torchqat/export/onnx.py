@@ -6,11 +6,8 @@ its codes and scales compared with the model's, before the function returns.
 
 import copy
 import inspect
-import os
-import tempfile
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,6 +15,7 @@ from torch import Tensor, nn
 
 from torchqat.convert import convert
 from torchqat.export.onnx_layers import ONNX_LAYERS, OnnxWeight
+from torchqat.files import replacing
 from torchqat.nn.qat._layer import QatLayer
 from torchqat.nn.quantized._form import QuantizedForm
 from torchqat.nn.quantized._layer import QuantizedLayer
@@ -30,7 +28,7 @@ _TRACED_OPSET, _OPSET, _IR_VERSION = 20, 21, 10
 def export_onnx(
     model: nn.Module,
     args: Tensor | tuple,
-    path: str | os.PathLike,
+    path,
     style: str = "qdq",
     *,
     input_names: Sequence[str] | None = None,
@@ -73,10 +71,7 @@ def export_onnx(
     stand_in = _stand_in(model)
     _check_float32(stand_in, args)
     traced = _Call(stand_in) if _fills_in(stand_in, args) else stand_in
-    path = Path(path)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    os.close(handle)
-    try:
+    with replacing(path, "export_onnx") as temporary:
         with warnings.catch_warnings():
             # The tracing exporter is deprecated, yet the only one that needs no further package.
             warnings.simplefilter("ignore")
@@ -89,11 +84,6 @@ def export_onnx(
         _finish(onnx, written, weights)
         onnx.save(written, temporary)
         _verify(onnx, onnx.load(temporary), weights)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    finally:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
 
 
 class _Call(nn.Module):

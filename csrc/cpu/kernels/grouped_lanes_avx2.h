@@ -12,12 +12,7 @@ namespace torchqat::cpu {
 namespace {
 
 struct Lanes {
-#if defined(__AVXVNNI__)
-  static constexpr int tile_rows = 6;
-#else
-  static constexpr int tile_rows = 3;
-#endif
-  static constexpr int columns = 8, gemv_vectors = 2, tile_vectors = 2, float_rows = 4;
+  static constexpr int columns = 8, gemv_vectors = 2, tile_vectors = 2, tile_rows = 3, float_rows = 4;
   using Int = __m256i;
   using Bytes = __m256i;
 

@@ -64,11 +64,15 @@ __attribute__((noinline)) void gemm_tile(const GroupedLayout& w, const uint8_t* 
     const uint8_t* b = block.codes + 4 * c0;
     const uint8_t* x = a;
     for (int64_t group = 0; group < block.groups; ++group) {
+      const int32_t* sums = block.sums + group * kGroupedColumns + c0;
       typename Lanes::Int acc[rows][vectors];
 #pragma GCC unroll 6
       for (int r = 0; r < rows; ++r) {
 #pragma GCC unroll 4
-        for (int c = 0; c < vectors; ++c) acc[r][c] = Lanes::zero();
+        for (int c = 0; c < vectors; ++c) {
+          acc[r][c] = Lanes::zero();
+          Lanes::subtract_product(acc[r][c], Lanes::load(sums + c * Lanes::columns), Lanes::broadcast(zero_point[r]));
+        }
       }
       for (int64_t q = 0; q < w.group_padded; q += 4, b += kGroupedLine, x += 4) {
         typename Lanes::Bytes s[vectors];
@@ -84,7 +88,6 @@ __attribute__((noinline)) void gemm_tile(const GroupedLayout& w, const uint8_t* 
         }
       }
       keep_in_memory();
-      const int32_t* sums = block.sums + group * kGroupedColumns + c0;
       const float* scale = block.scale + group * kGroupedColumns + c0;
 #pragma GCC unroll 6
       for (int r = 0; r < rows; ++r) {
@@ -92,7 +95,6 @@ __attribute__((noinline)) void gemm_tile(const GroupedLayout& w, const uint8_t* 
 #pragma GCC unroll 4
         for (int c = 0; c < vectors; ++c) {
           const int at = c * Lanes::columns;
-          Lanes::subtract_product(acc[r][c], Lanes::load(sums + at), Lanes::broadcast(zero_point[r]));
           numerics::add_group(Vec::load(t + at), Lanes::to_float(acc[r][c]), Vec::load(scale + at)).store(t + at);
         }
       }
@@ -106,10 +108,13 @@ struct LaneTile {
   static void rows(const GroupedLayout& w, const uint8_t* a, int64_t lda, int64_t rows, const UnpackedBlock& block,
                    const int32_t* zero_point, float* total) {
     constexpr int most = Lanes::tile_rows;
-    for (int64_t r = 0; r < rows; r += most) {
+    // Rows split evenly among the tiles.
+    const int64_t tiles = (rows + most - 1) / most;
+    for (int64_t tile = 0, r = 0, here = 0; tile < tiles; ++tile, r += here) {
+      here = (rows - r) / (tiles - tile);
       const uint8_t* x = a + r * lda;
       float* t = total + r * kGroupedColumns;
-      switch (std::min<int64_t>(most, rows - r)) {
+      switch (here) {
         case 1: gemm_tile<1, narrow>(w, x, lda, block, zero_point + r, t); break;
         case 2: gemm_tile<std::min(2, most), narrow>(w, x, lda, block, zero_point + r, t); break;
         case 3: gemm_tile<std::min(3, most), narrow>(w, x, lda, block, zero_point + r, t); break;

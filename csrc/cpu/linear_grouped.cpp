@@ -139,7 +139,7 @@ at::Tensor linear_weight_only_cpu(const at::Tensor& input, const at::Tensor& pac
   g.ldo = w.n;
   const auto kernel = cpu::select<cpu::GroupedFloatFn>(cpu::grouped_float_scalar, cpu::grouped_float_avx2,
                                                        cpu::grouped_float_avx512);
-  for_each_grouped_block(rows, w, cpu::grouped_float_scratch(w), [&](const cpu::GroupedRange& range) { kernel(g, range); });
+  for_each_grouped_block(rows, w, cpu::grouped_float_scratch(w, rows), [&](const cpu::GroupedRange& range) { kernel(g, range); });
   return input.scalar_type() == at::kFloat ? y : y.to(input.scalar_type());
 }
 

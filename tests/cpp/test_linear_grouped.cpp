@@ -155,7 +155,7 @@ TEST(LinearGrouped, FloatActivationsGiveTheBitsOfTheFormulaOnEveryPath) {
   for (const Case& c : cases) {
     if (c.extreme) continue;
     const Problem p(c);
-    Aligned scratch(grouped_float_scratch(p.w));
+    Aligned scratch(grouped_float_scratch(p.w, p.c.m));
     std::vector<float> x(static_cast<size_t>(c.m * p.w.k_padded()), 0.0f), zero_point;
     std::mt19937 random(7);
     std::normal_distribution<float> normal;

@@ -1,11 +1,9 @@
 // Tiles of rows times an unpacked block on VNNI: the integer sums and the float totals of six rows and 32 columns stay in
 // registers over all groups of the block. Included by linear_grouped_avx512.cpp.
 #pragma once
-#include <type_traits>
-#include <utility>
-
 #include "cpu/kernels/grouped_lanes_avx512.h"
 #include "cpu/kernels/linear_grouped_gemm.h"
+#include "cpu/kernels/unrolled.h"
 
 namespace torchqat::cpu {
 namespace {
@@ -69,12 +67,6 @@ TORCHQAT_INLINE __m512i product_now(__m512i weight_sum, const int32_t* z) {
   return x;
 }
 
-// Calls f with 0, ..., count - 1 as constants.
-template <int count, typename F>
-TORCHQAT_INLINE void repeat(const F& f) {
-  [&]<int... i>(std::integer_sequence<int, i...>) __attribute__((always_inline)) { (f(std::integral_constant<int, i>{}), ...); }(std::make_integer_sequence<int, count>{});
-}
-
 template <int rows, int vectors>
 TORCHQAT_INLINE void begin_totals(const TileArguments& f, int64_t column, numerics::Vec (&t)[rows][vectors]) {
 #pragma GCC unroll 6
@@ -123,14 +115,14 @@ __attribute__((noinline)) void register_tile(const TileArguments& f, const Unpac
       soon.ask();
       __m512i acc[rows][vectors];
       const __m512i below[vectors] = {load_now<0>(sums), load_now<64>(sums)};
-      repeat<rows>([&](auto r) __attribute__((always_inline)) {
+      unrolled<rows>([&](auto r) __attribute__((always_inline)) {
         acc[r][0] = product_now<4 * r>(below[0], zero_point);
         acc[r][1] = product_now<4 * r>(below[1], zero_point);
       });
       for (int64_t i = 0; i < steps; ++i, b += step * kGroupedLine, x += kTileRows * 4 * step) {
-        repeat<step>([&](auto q) __attribute__((always_inline)) {
+        unrolled<step>([&](auto q) __attribute__((always_inline)) {
           const __m512i s[vectors] = {load_now<q * kGroupedLine>(b), load_now<q * kGroupedLine + 64>(b)};
-          repeat<rows>([&](auto r) __attribute__((always_inline)) {
+          unrolled<rows>([&](auto r) __attribute__((always_inline)) {
             const __m512i u = broadcast_now<4 * step * r + 4 * q>(x);
             dot_now(acc[r][0], u, s[0]);
             dot_now(acc[r][1], u, s[1]);

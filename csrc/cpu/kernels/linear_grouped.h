@@ -66,9 +66,17 @@ TORCHQAT_INLINE int64_t grouped_int8_scratch(const GroupedLayout& w, int64_t row
 // k that many float rows decode at a time.
 constexpr int64_t kFloatBlock = 64;
 
-TORCHQAT_INLINE int64_t grouped_float_scratch(const GroupedLayout& w) {
+// Rows laid out for their tiles of six, at most 1 MiB of them.
+TORCHQAT_INLINE int64_t float_strip_rows(const GroupedLayout& w) {
+  const int64_t fit = (int64_t{1} << 20) / (4 * std::max<int64_t>(1, w.k_padded()));
+  return std::clamp<int64_t>(fit / 6 * 6, 6, kGroupedRowsAtOnce / 6 * 6);
+}
+
+// For ranges of at most `rows` rows.
+TORCHQAT_INLINE int64_t grouped_float_scratch(const GroupedLayout& w, int64_t rows) {
   const int64_t block = (kFloatBlock + 2 * kGroupedRowsAtOnce) * kGroupedColumns * 4;
-  return w.groups * kGroupedColumns * 4 * 2 + w.groups * kGroupedRowsAtOnce * 4 + block + 256;
+  const int64_t strips = (std::min(rows, float_strip_rows(w)) + 5) * w.k_padded() * 4;
+  return w.groups * kGroupedColumns * 4 * 2 + w.groups * kGroupedRowsAtOnce * 4 + block + strips + 256;
 }
 
 using GroupedInt8Fn = void (*)(const GroupedInt8&, const GroupedRange&);

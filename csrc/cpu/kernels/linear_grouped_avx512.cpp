@@ -1,5 +1,5 @@
 // Linear layers on weights in groups: the avx512 path.
-#include "cpu/kernels/grouped_tile_avx512.h"
+#include "cpu/kernels/grouped_float_tile_avx512.h"
 #include "cpu/kernels/linear_grouped_entry.h"
 
 namespace torchqat::cpu {
@@ -13,6 +13,14 @@ void grouped_int8_avx512(const GroupedInt8& g, const GroupedRange& range) {
   }
   set_nan_rows(g, range);
 }
-void grouped_float_avx512(const GroupedFloat& g, const GroupedRange& range) { run_grouped_float(g, range); }
+
+void grouped_float_avx512(const GroupedFloat& g, const GroupedRange& range) {
+  if (range.row_end - range.row_begin < 6) return run_grouped_float(g, range);
+  switch (g.w.slot) {
+    case 2: return float_gemm<2>(g, range);
+    case 4: return float_gemm<4>(g, range);
+    default: return float_gemm<8>(g, range);
+  }
+}
 
 }  // namespace torchqat::cpu

@@ -149,6 +149,27 @@ __attribute__((noinline)) void float_block(const GroupedLayout& w, const float* 
   }
 }
 
+// What the block that begins at k holds: at most `most` k, and no piece of a group that would fit into one.
+struct FloatBlock {
+  int64_t k, segments;
+};
+
+template <int slot>
+inline FloatBlock next_segments(const GroupedLayout& w, int64_t begin, int64_t most, FloatSegment* segments) {
+  const int64_t end = w.k_padded(), line_k = 32 / slot;
+  int64_t count = 0, k = begin;
+  while (k < end && k - begin < most) {
+    const int64_t group = k / w.group_padded, from = k - group * w.group_padded;
+    const int64_t left = w.group_padded - from, room = (most - (k - begin)) / line_k * line_k;
+    if (left > room && k != begin && w.group_padded <= most) break;
+    const int64_t some = std::min(left, room);
+    if (some == 0) break;
+    segments[count++] = FloatSegment{group, k, some, from == 0, some == left};
+    k += some;
+  }
+  return {k - begin, count};
+}
+
 // All rows over one panel; scale [groups][64] as floats.
 template <int slot>
 inline void float_panel(const GroupedLayout& w, const float* x, int64_t lda, int64_t rows, const uint8_t* panel,
@@ -156,20 +177,12 @@ inline void float_panel(const GroupedLayout& w, const float* x, int64_t lda, int
                         float* totals) {
   constexpr int most = Lanes::float_rows;
   std::memset(totals, 0, static_cast<size_t>(rows * kGroupedColumns) * sizeof(float));
-  const int64_t end = w.k_padded(), line_k = 32 / slot;
-  for (int64_t k = 0; k < end;) {
+  for (int64_t k = 0; k < w.k_padded();) {
     FloatSegment segments[kFloatBlock];
-    int64_t count = 0, begin = k;
-    while (k < end && k - begin < kFloatBlock) {
-      const int64_t group = k / w.group_padded, from = k - group * w.group_padded;
-      const int64_t left = w.group_padded - from, room = (kFloatBlock - (k - begin)) / line_k * line_k;
-      if (left > room && k != begin && w.group_padded <= kFloatBlock) break;
-      const int64_t some = std::min(left, room);
-      if (some == 0) break;
-      segments[count++] = FloatSegment{group, k, some, from == 0, some == left};
-      k += some;
-    }
-    decode_block<slot>(w, panel, begin, k - begin, block);
+    const FloatBlock found = next_segments<slot>(w, k, kFloatBlock, segments);
+    const int64_t count = found.segments;
+    decode_block<slot>(w, panel, k, found.k, block);
+    k += found.k;
     for (int64_t r = 0; r < rows; r += most) {
       const float* row = x + r * lda;
       float *s = sums + r * kGroupedColumns, *t = totals + r * kGroupedColumns;

@@ -213,56 +213,76 @@ TORCHQAT_INLINE void store_codes(const CodeGrid&, const CodePacker& pack, int64_
   _mm512_mask_storeu_epi8(to, first_bytes(columns), pack.codes_of(y));
 }
 
-// Codes of `count` pixels, `apart` bytes apart, from sums kPanel apart, Pixels of them in a vector.
+// Stores codes of pixels `apart` bytes apart, from sums kPanel apart, Pixels of them in a vector; cut.window is not below 0.
 template <int Pixels>
-inline void store_pixels(const CodePacker& pack, const Shortcut& cut, const int32_t* sums, const float* scale, const float* bias,
-                         int64_t columns, int64_t count, int64_t apart, uint8_t* to) {
-  constexpr int vectors = 4 / Pixels, width = kPanel / Pixels;
-  CodePacker::Constants c;
+struct PixelStore {
+  static constexpr int vectors = 4 / Pixels, width = kPanel / Pixels;
+  const CodePacker& pack;
+  int64_t apart;
+  __mmask64 real;
   __m512 scales[4], biases[4];
+  CodePacker::Constants c;
+
+  PixelStore(const CodePacker& packer, const Shortcut& cut, const float* scale, const float* bias, int64_t columns, int64_t bytes_apart)
+      : pack(packer), apart(bytes_apart), real(first_bytes(columns)) {
 #pragma GCC unroll 4
-  for (int j = 0; j < 4; ++j) {
-    const int64_t at = 16 * (j % vectors);
-    c.ratio[j] = _mm512_loadu_ps(cut.ratio + at);
-    c.shift[j] = _mm512_loadu_ps(cut.shift + at);
-    scales[j] = _mm512_loadu_ps(scale + at);
-    biases[j] = _mm512_loadu_ps(bias + at);
+    for (int j = 0; j < 4; ++j) {
+      const int64_t at = 16 * (j % vectors);
+      c.ratio[j] = _mm512_loadu_ps(cut.ratio + at);
+      c.shift[j] = _mm512_loadu_ps(cut.shift + at);
+      scales[j] = _mm512_loadu_ps(scale + at);
+      biases[j] = _mm512_loadu_ps(bias + at);
+    }
+    c.scale = scales;
+    c.bias = biases;
+    c.window = _mm512_set1_epi16(static_cast<short>(cut.window));
   }
-  c.scale = scales;
-  c.bias = biases;
-  c.window = _mm512_set1_epi16(static_cast<short>(cut.window));
-  const __mmask64 real = first_bytes(columns);
-  int64_t r = 0;
-  for (; r + Pixels <= count; r += Pixels, sums += Pixels * kPanel, to += Pixels * apart) {
+  PixelStore(const PixelStore&) = delete;
+
+  TORCHQAT_INLINE __m512i codes(const int32_t* sums) const {
     __m512i s[4];
 #pragma GCC unroll 4
     for (int j = 0; j < 4; ++j) s[j] = _mm512_loadu_si512(sums + j / vectors * kPanel + 16 * (j % vectors));
-    const __m512i codes = pack.codes_of<Deal::natural>(s, c);
-    if constexpr (Pixels == 1) {
-      _mm512_mask_storeu_epi8(to, real, codes);
-    } else if (apart == width) {
-      _mm512_storeu_si512(to, codes);
-    } else if constexpr (Pixels == 2) {
-      _mm256_mask_storeu_epi8(to, static_cast<__mmask32>(real), _mm512_castsi512_si256(codes));
-      _mm256_mask_storeu_epi8(to + apart, static_cast<__mmask32>(real), _mm512_extracti64x4_epi64(codes, 1));
-    } else {
-      _mm_mask_storeu_epi8(to, static_cast<__mmask16>(real), _mm512_castsi512_si128(codes));
-      _mm_mask_storeu_epi8(to + apart, static_cast<__mmask16>(real), _mm512_extracti32x4_epi32(codes, 1));
-      _mm_mask_storeu_epi8(to + 2 * apart, static_cast<__mmask16>(real), _mm512_extracti32x4_epi32(codes, 2));
-      _mm_mask_storeu_epi8(to + 3 * apart, static_cast<__mmask16>(real), _mm512_extracti32x4_epi32(codes, 3));
+    return pack.codes_of<Deal::natural>(s, c);
+  }
+
+  // Sums up to Pixels - 1 rows beyond the last pixel are read, and nothing is made of them.
+  TORCHQAT_INLINE void operator()(const int32_t* sums, int64_t count, uint8_t* to) const {
+    int64_t r = 0;
+    for (; r + Pixels <= count; r += Pixels, sums += Pixels * kPanel, to += Pixels * apart) {
+      const __m512i bytes = codes(sums);
+      if constexpr (Pixels == 1) {
+        _mm512_mask_storeu_epi8(to, real, bytes);
+      } else if (apart == width) {
+        _mm512_storeu_si512(to, bytes);
+      } else if constexpr (Pixels == 2) {
+        _mm256_mask_storeu_epi8(to, static_cast<__mmask32>(real), _mm512_castsi512_si256(bytes));
+        _mm256_mask_storeu_epi8(to + apart, static_cast<__mmask32>(real), _mm512_extracti64x4_epi64(bytes, 1));
+      } else {
+        _mm_mask_storeu_epi8(to, static_cast<__mmask16>(real), _mm512_castsi512_si128(bytes));
+        _mm_mask_storeu_epi8(to + apart, static_cast<__mmask16>(real), _mm512_extracti32x4_epi32(bytes, 1));
+        _mm_mask_storeu_epi8(to + 2 * apart, static_cast<__mmask16>(real), _mm512_extracti32x4_epi32(bytes, 2));
+        _mm_mask_storeu_epi8(to + 3 * apart, static_cast<__mmask16>(real), _mm512_extracti32x4_epi32(bytes, 3));
+      }
+    }
+    if constexpr (Pixels > 1) {
+      // The first pixel of a vector, whatever stands beside it.
+      for (; r < count; ++r, sums += kPanel, to += apart) _mm512_mask_storeu_epi8(to, real, codes(sums));
     }
   }
-  if constexpr (Pixels > 1) {
-    if (r < count) store_pixels<1>(pack, cut, sums, scale, bias, columns, count - r, apart, to);
-  }
-}
+};
 
 // False where there is no shortcut.
 inline bool store_codes(const CodePacker& pack, const Shortcut& cut, const int32_t* sums, const float* scale, const float* bias,
                         int64_t columns, int64_t count, int64_t apart, uint8_t* to) {
   if (cut.window < 0) return false;
-  const auto run = columns <= 16 ? &store_pixels<4> : columns <= 32 ? &store_pixels<2> : &store_pixels<1>;
-  run(pack, cut, sums, scale, bias, columns, count, apart, to);
+  if (columns <= 16) {
+    PixelStore<4>(pack, cut, scale, bias, columns, apart)(sums, count, to);
+  } else if (columns <= 32) {
+    PixelStore<2>(pack, cut, scale, bias, columns, apart)(sums, count, to);
+  } else {
+    PixelStore<1>(pack, cut, scale, bias, columns, apart)(sums, count, to);
+  }
   return true;
 }
 

@@ -1,4 +1,5 @@
 // Convolution on AVX-512 VNNI.
+#define TORCHQAT_CONV_PIXEL_TILES
 #include "cpu/kernels/conv_int8.h"
 #include "cpu/kernels/conv_tile_avx512.h"
 
@@ -15,6 +16,7 @@ void gemm(const uint8_t* a, int64_t row_stride, int64_t rows, const Run* runs, i
 
 #include "cpu/kernels/conv_depthwise_vnni.h"
 #include "cpu/kernels/conv_grad_generic.h"
+#include "cpu/kernels/conv_pixels_avx512.h"
 
 namespace torchqat::cpu::conv {
 GradKernels grad_kernels_avx512() { return grad_kernels; }

@@ -5,6 +5,8 @@
 //   depthwise_lines(plan, task, weight, begin, end, init, block)               pairs of lines with results stored; false if there is no
 //                                                                              such form for this kernel
 //   reads_plain_codes(plan)                                                    whether depthwise_lines needs no padded planes
+//   pixel_tiles(plan, task, begin, end, constants)                             where TORCHQAT_CONV_PIXEL_TILES is defined: strips that are
+//                                                                              taken another way; false if they are not
 // where gemm reads four codes at a time and no row beyond the last, the file registers reads_plain_rows below instead of the last.
 #pragma once
 #include <algorithm>
@@ -239,6 +241,12 @@ inline void depthwise_strips(const Plan& plan, const Task& task, int64_t begin, 
   }
 }
 
+#if defined(TORCHQAT_CONV_PIXEL_TILES)
+bool pixel_tiles(const Plan& plan, const Task& task, int64_t begin, int64_t end, const Constants& constants);
+#else
+bool pixel_tiles(const Plan&, const Task&, int64_t, int64_t, const Constants&) { return false; }
+#endif
+
 void strips(const Plan& plan, const Task& task, int64_t begin, int64_t end, uint8_t* scratch) {
   const WeightLayout& w = plan.weight;
   auto* sums = reinterpret_cast<int32_t*>(scratch);
@@ -250,6 +258,7 @@ void strips(const Plan& plan, const Task& task, int64_t begin, int64_t end, uint
     depthwise_strips(plan, task, begin, end, constants, sums, values);
     return;
   }
+  if (pixel_tiles(plan, task, begin, end, constants)) return;
   gemm_begin();
   for (int64_t strip = begin; strip < end; ++strip) {
     const Strip s = strip_at(plan, strip);

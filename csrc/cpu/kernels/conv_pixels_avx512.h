@@ -1,0 +1,150 @@
+// Convolution on AVX-512, pixel by pixel: a tile's rows are output pixels wherever they lie, so that tiles run on over the ends of lines,
+// and each tile's sums become results while the next tile's products are under way. Included by conv_int8_avx512.cpp after
+// conv_int8_generic.h.
+#pragma once
+#include <algorithm>
+#include <utility>
+
+#include "cpu/kernels/conv_int8_generic.h"
+#include "cpu/kernels/dot_avx512.h"
+
+namespace torchqat::cpu::conv {
+namespace {
+
+constexpr int kMostRows = 12;        // of a tile
+constexpr int64_t kPixelStretch = 192;  // pixels that all panels are run over in turn; a multiple of every full tile's rows
+
+// R pixels x V vectors of 16 columns; pixels: their first taps.
+template <int R, int V>
+__attribute__((noinline)) void pixel_tile(const uint8_t* const* pixels, const Run* runs, int run_count, const int8_t* panel,
+                                          const int32_t* init, int32_t* sums) {
+  const uint8_t* row[R];
+#pragma GCC unroll 12
+  for (int r = 0; r < R; ++r) row[r] = pixels[r];
+  __m512i acc[R][V];
+#pragma GCC unroll 12
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) acc[r][v] = _mm512_loadu_si512(init + 16 * v);
+  }
+  for (int j = 0; j < run_count; ++j) {
+    const int8_t* w = panel + runs[j].w;
+    for (int64_t at = runs[j].a, end = at + 4 * runs[j].groups; at < end; at += 4, w += 4 * kPanel) {
+      __m512i b[V];
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) b[v] = _mm512_loadu_si512(w + 64 * v);
+#pragma GCC unroll 12
+      for (int r = 0; r < R; ++r) {
+        const __m512i q = broadcast4(row[r] + at);
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) acc[r][v] = dot<U8S8>(acc[r][v], q, b[v]);
+      }
+    }
+  }
+#pragma GCC unroll 12
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) _mm512_storeu_si512(sums + r * kPanel + 16 * v, acc[r][v]);
+  }
+}
+
+// Output pixels in order, and the bytes from the start of a plane to the first tap of each.
+class PixelWalk {
+ public:
+  PixelWalk(const Plan& plan, int64_t pixel)
+      : plan_(plan), step_(plan.stride[2] * plan.weight.plane_in), x_(pixel % plan.out[2]), y_(pixel / plan.out[2] % plan.out[1]),
+        z_(pixel / plan.out[2] / plan.out[1]), at_(first_tap(plan, z_, y_, x_)) {}
+
+  int64_t next() {
+    const int64_t here = at_;
+    at_ += step_;
+    if (++x_ == plan_.out[2]) {
+      x_ = 0;
+      if (++y_ == plan_.out[1]) y_ = 0, ++z_;
+      at_ = first_tap(plan_, z_, y_, 0);
+    }
+    return here;
+  }
+
+ private:
+  const Plan& plan_;
+  int64_t step_, x_, y_, z_, at_;
+};
+
+// Tiles over pixels whose first taps are offsets[0, count) of a plane. finish(sums, first pixel, pixels).
+template <int V, int... R, typename Finish>
+TORCHQAT_INLINE void tiles_of(std::integer_sequence<int, R...>, const uint8_t* const* planes, int limbs, const int64_t* offsets, int64_t count,
+                              const Plan& plan, const int8_t* panel, const int32_t* init, int32_t (*sums)[(kMostRows + 4) * kPanel],
+                              Finish finish) {
+  using Tile = void (*)(const uint8_t* const*, const Run*, int, const int8_t*, const int32_t*, int32_t*);
+  static constexpr Tile of_rows[] = {&pixel_tile<R + 1, V>...};
+  const int64_t most = sizeof...(R), tiles = (count + most - 1) / most;
+  for (int64_t t = 0, r = 0; t < tiles; ++t) {
+    const int64_t rows = (count - r) / (tiles - t);
+    for (int limb = 0; limb < limbs; ++limb) {
+      const uint8_t* pixels[kMostRows];
+      for (int64_t i = 0; i < rows; ++i) pixels[i] = planes[limb] + offsets[r + i];
+      of_rows[rows - 1](pixels, plan.runs.data(), static_cast<int>(plan.runs.size()), panel, init, sums[limb]);
+    }
+    finish(r, rows);
+    r += rows;
+  }
+}
+
+bool pixel_tiles(const Plan& plan, const Task& task, int64_t begin, int64_t end, const Constants& constants) {
+  const WeightLayout& w = plan.weight;
+  if (plan.walk != Walk::lines || !task.channels_last || w.chunks > 1) return false;
+  const auto first_pixel = [&](int64_t strip) {
+    const Strip s = strip_at(plan, strip);
+    return (s.slice * plan.out[1] + s.line) * plan.out[2] + s.start;
+  };
+  const int64_t first = first_pixel(begin), last = end == plan.strips ? plan.out_pixels() : first_pixel(end), channels = w.out_channels();
+  const int limbs = task.low_codes != nullptr ? 2 : 1;
+  const CodeGrid grid(task.grid);
+  const CodePacker pack(grid);
+  // Sums of a tile, and rows that full vectors of a few columns read beyond.
+  alignas(64) int32_t sums[2][(kMostRows + 4) * kPanel] = {};
+  int64_t offsets[kPixelStretch];
+  PixelWalk walk(plan, first);
+  for (int64_t pixel = first; pixel < last; pixel += kPixelStretch) {
+    const int64_t count = std::min(kPixelStretch, last - pixel);
+    for (int64_t i = 0; i < count; ++i) offsets[i] = walk.next();
+    for (int64_t plane = 0; plane < w.planes; ++plane) {
+      const uint8_t* planes[2] = {(task.plain != nullptr ? task.plain : task.codes) + plane * plan.plane_bytes,
+                                  limbs > 1 ? task.low_codes + plane * plan.plane_bytes : nullptr};
+      for (int64_t panel = 0; panel < w.panels; ++panel) {
+        const int64_t at = plane * w.panels + panel;
+        const int8_t* codes = packed_codes(task.packed) + at * w.panel_bytes();
+        const int32_t* init = constants.init + at * kPanel;
+        const Block block = block_of(constants, plan, task, plane, panel, sums[0], reinterpret_cast<float*>(sums[1]),
+                                     limbs > 1 ? Sums::limbs : Sums::exact);
+        const auto run = [&](auto vectors, auto most, auto finish) __attribute__((always_inline)) {
+          tiles_of<vectors.value>(std::make_integer_sequence<int, most.value>{}, planes, limbs, offsets, count, plan, codes, init, sums,
+                                  finish);
+        };
+        const auto with = [&](auto vectors, auto most, auto pixels) __attribute__((always_inline)) {
+          if (task.out_codes == nullptr) {
+            run(vectors, most, [&](int64_t r, int64_t rows) __attribute__((always_inline)) { finish_run(plan, task, block, 0, rows, pixel + r); });
+          } else if (block.cut.window < 0) {
+            run(vectors, most, [&](int64_t r, int64_t rows) { finish_codes(plan, task, block, 0, rows, pixel + r); });
+          } else {
+            const PixelStore<pixels.value> store(pack, block.cut, block.scale, block.bias, block.columns, channels);
+            uint8_t* to = task.out_codes + pixel * channels + block.channel;
+            run(vectors, most, [&](int64_t r, int64_t rows) __attribute__((always_inline)) { store(sums[0], rows, to + r * channels); });
+          }
+        };
+        using std::integral_constant;
+        switch ((block.columns + 15) / 16) {
+          case 1: with(integral_constant<int, 1>{}, integral_constant<int, 12>{}, integral_constant<int, 4>{}); break;
+          case 2: with(integral_constant<int, 2>{}, integral_constant<int, 12>{}, integral_constant<int, 2>{}); break;
+          case 3: with(integral_constant<int, 3>{}, integral_constant<int, 8>{}, integral_constant<int, 1>{}); break;
+          default: with(integral_constant<int, 4>{}, integral_constant<int, 6>{}, integral_constant<int, 1>{}); break;
+        }
+      }
+    }
+  }
+  return true;
+}
+
+}  // namespace
+}  // namespace torchqat::cpu::conv

@@ -31,7 +31,7 @@ struct Finish {
 
 struct TileArguments {
   const uint8_t* a;           // as rows_to_strips leaves them, at the block's first k
-  const int32_t* zero_point;  // split
+  const int32_t* row_words;   // [groups][6], what the words of the weights are multiplied by: see BlockForm
   float* total;               // [rows][64]
   int64_t quads;              // of k in a group
   bool first;                 // totals begin at 0
@@ -103,21 +103,21 @@ __attribute__((noinline)) void register_tile(const TileArguments& f, const Unpac
   using numerics::Vec;
   constexpr int vectors = 2, columns = vectors * Lanes::columns;
   const int64_t steps = f.quads / step;
-  const int32_t* zero_point = f.zero_point;
   Soon soon = f.soon;
   for (int64_t c0 = 0; c0 < kGroupedColumns; c0 += columns) {
     Vec t[rows][vectors];
     begin_totals(f, c0, t);
     const uint8_t *b = block.codes + 4 * c0, *x = f.a;
+    const int32_t* row_words = f.row_words;
     const int32_t *sums = block.sums + c0, *end = sums + block.groups * kGroupedColumns;
     const int64_t to_scale = reinterpret_cast<const uint8_t*>(block.scale) - reinterpret_cast<const uint8_t*>(block.sums);
-    for (; sums != end; sums += kGroupedColumns) {
+    for (; sums != end; sums += kGroupedColumns, row_words += kTileRows) {
       soon.ask();
       __m512i acc[rows][vectors];
       const __m512i below[vectors] = {load_now<0>(sums), load_now<64>(sums)};
       unrolled<rows>([&](auto r) __attribute__((always_inline)) {
-        acc[r][0] = product_now<4 * r>(below[0], zero_point);
-        acc[r][1] = product_now<4 * r>(below[1], zero_point);
+        acc[r][0] = product_now<4 * r>(below[0], row_words);
+        acc[r][1] = product_now<4 * r>(below[1], row_words);
       });
       for (int64_t i = 0; i < steps; ++i, b += step * kGroupedLine, x += kTileRows * 4 * step) {
         unrolled<step>([&](auto q) __attribute__((always_inline)) {
@@ -184,21 +184,82 @@ class NextBlock {
   int64_t times_, weight_lines_ = 0, scale_lines_ = 0;
 };
 
-// Rows taken together: their strips stay in the second-level cache.
-inline int64_t strip_rows(const GroupedLayout& w) {
-  return std::clamp<int64_t>((int64_t{1} << 20) / std::max<int64_t>(1, w.k_padded()), kTileRows, kGroupedRowsAtOnce);
+// In which form a block's codes and sums are held, u = q + offset being the stored code. Every integer sum begins with the
+// product of a word of the column and a word of the row, each two 16-bit numbers:
+//   signed:    codes q; (sum q)_high7 (sum q)_low7 times -128 z, -z
+//   unsigned:  codes u, which costs less to unpack; sum u, offset times -z, sum z - x. Where these fit in 16 bits.
+enum class BlockForm { with_signed, with_unsigned };
+
+template <int slot>
+inline BlockForm block_form(const GroupedLayout& w) {
+  return slot < 8 && w.group_padded <= 128 ? BlockForm::with_unsigned : BlockForm::with_signed;
 }
 
-// Codes of `rows` rows to [tile][k / step][row of the tile][step]: what a tile reads lies at constant distances.
-inline void rows_to_strips(const GroupedInt8& g, int64_t first, int64_t rows, int64_t step, uint8_t* out) {
-  const int64_t k = g.w.k_padded();
+template <int slot>
+inline void unpack_unsigned(const GroupedInt8& g, int64_t panel, int64_t group, UnpackedBlock& block) {
+  const GroupedLayout& w = g.w;
+  constexpr int quads = 8 / slot;
+  const int64_t lines = w.group_bytes / kGroupedLine;
+  const __m512i one = _mm512_set1_epi8(1), begin = _mm512_set1_epi32(w.offset << 16);
+  const uint8_t* line = g.weight + panel * w.panel_bytes + group * w.group_bytes;
+  uint8_t* out = block.codes;
+  int32_t* sums = block.sums;
+  for (int64_t i = 0; i < block.groups; ++i, sums += kGroupedColumns) {
+    __m512i sum[4] = {begin, begin, begin, begin};
+    for (int64_t l = 0; l < lines; ++l, line += kGroupedLine, out += quads * kGroupedLine) {
+#pragma GCC unroll 4
+      for (int c = 0; c < 4; ++c) {
+        const __m512i bytes = Lanes::load_bytes(line + 64 * c);
+#pragma GCC unroll 4
+        for (int j = 0; j < quads; ++j) {
+          const __m512i u = Lanes::field<slot>(bytes, j);
+          _mm512_store_si512(out + j * kGroupedLine + 64 * c, u);
+          Lanes::dot<true>(sum[c], one, u);
+        }
+      }
+    }
+#pragma GCC unroll 4
+    for (int c = 0; c < 4; ++c) Lanes::store(sums + 16 * c, sum[c]);
+  }
+  gather_scales(w, g.scale, panel, group, group + block.groups, block.scale);
+}
+
+// The sum of `count` bytes.
+TORCHQAT_INLINE int32_t sum_bytes(const uint8_t* x, int64_t count) {
+  __m128i sum = _mm_setzero_si128();
+  int64_t i = 0;
+  for (; i + 16 <= count; i += 16) {
+    sum = _mm_add_epi64(sum, _mm_sad_epu8(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x + i)), _mm_setzero_si128()));
+  }
+  int32_t all = _mm_cvtsi128_si32(sum) + _mm_cvtsi128_si32(_mm_unpackhi_epi64(sum, sum));
+  for (; i < count; ++i) all += x[i];
+  return all;
+}
+
+// Codes of `rows` rows to [tile][k / step][row of the tile][step]: what a tile reads lies at constant distances. words:
+// [tile][group][row of the tile].
+inline void rows_to_strips(const GroupedInt8& g, int64_t first, int64_t rows, int64_t step, BlockForm form, uint8_t* out,
+                           int32_t* words) {
+  const GroupedLayout& w = g.w;
+  const int64_t k = w.k_padded();
   for (int64_t r = 0; r < rows; ++r) {
     const uint8_t* x = g.codes + (first + r) * g.lda;
-    uint8_t* to = out + r / kTileRows * kTileRows * k + r % kTileRows * step;
+    const int64_t tile = r / kTileRows * kTileRows;
+    uint8_t* to = out + tile * k + r % kTileRows * step;
     if (step == 32) {
       for (int64_t i = 0; i < k; i += 32, to += 32 * kTileRows) std::memcpy(to, x + i, 32);
     } else {
       for (int64_t i = 0; i < k; i += 4, to += 4 * kTileRows) std::memcpy(to, x + i, 4);
+    }
+    const int32_t z = g.zero_point[(first + r) * g.input_stride];
+    int32_t* word = words + tile * w.groups + r % kTileRows;
+    for (int64_t group = 0; group < w.groups; ++group, word += kTileRows, x += w.group_padded) {
+      if (form == BlockForm::with_signed) {
+        *word = split_zero_point(z);
+      } else {
+        const int32_t difference = z * static_cast<int32_t>(w.group_padded) - sum_bytes(x, w.group_padded);
+        *word = static_cast<int32_t>((static_cast<uint32_t>(difference) << 16) | (static_cast<uint32_t>(-z) & 0xffffu));
+      }
     }
   }
 }
@@ -213,20 +274,21 @@ inline void register_gemm(const GroupedInt8& g, const GroupedRange& range) {
   block.scale = reinterpret_cast<float*>(block.sums + at_once * kGroupedColumns);
   float* total = block.scale + at_once * kGroupedColumns;
   const int64_t most = std::min(kGroupedRowsAtOnce, range.row_end - range.row_begin) + 16;
-  auto* zero_point = reinterpret_cast<int32_t*>(total + most * kGroupedColumns);
-  auto* strips = reinterpret_cast<uint8_t*>(zero_point + most);
-  const int64_t rows_at_once = strip_rows(w);
+  auto* strips = reinterpret_cast<uint8_t*>(total + most * kGroupedColumns);
+  const int64_t rows_at_once = grouped_strip_rows(w);
+  const BlockForm form = block_form<slot>(w);
   for (int64_t i = range.row_begin; i < range.row_end; i += rows_at_once) {
     const int64_t rows = std::min(rows_at_once, range.row_end - i), tiles = (rows + kTileRows - 1) / kTileRows;
-    for (int64_t r = 0; r < rows; ++r) zero_point[r] = split_zero_point(g.zero_point[(i + r) * g.input_stride]);
-    rows_to_strips(g, i, rows, step, strips);
+    auto* words = reinterpret_cast<int32_t*>(strips + tiles * kTileRows * w.k_padded());
+    rows_to_strips(g, i, rows, step, form, strips, words);
     for (int64_t p = range.panel_begin; p < range.panel_end; ++p) {
       const int64_t first = p * kGroupedColumns, count = std::min(kGroupedColumns, w.n - first);
       const float* bias = g.bias != nullptr ? g.bias + first : nullptr;
       if (w.groups == 0) std::memset(total, 0, static_cast<size_t>(rows * kGroupedColumns) * sizeof(float));
       for (int64_t group = 0; group < w.groups; group += at_once) {
         block.groups = std::min(at_once, w.groups - group);
-        unpack_block<slot>(g, p, group, block);
+        const auto unpack = slot < 8 && form == BlockForm::with_unsigned ? &unpack_unsigned<slot> : &unpack_block<slot>;
+        unpack(g, p, group, block);
         TileArguments f{};
         f.quads = w.group_padded / 4;
         f.first = group == 0;
@@ -234,7 +296,7 @@ inline void register_gemm(const GroupedInt8& g, const GroupedRange& range) {
         const bool last = group + block.groups == w.groups && count == kGroupedColumns;
         for (int64_t r = 0; r < rows; r += kTileRows) {
           f.a = strips + r * w.k_padded() + group * w.group_padded * kTileRows;
-          f.zero_point = zero_point + r;
+          f.row_words = words + r * w.groups + group * kTileRows;
           f.total = total + r * kGroupedColumns;
           if (last) {
             f.finish = {g.out + (i + r) * g.ldo + first, g.ldo, g.input_scale + (i + r) * g.input_stride, bias, g.input_stride};

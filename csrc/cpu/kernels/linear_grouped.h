@@ -51,6 +51,11 @@ constexpr int64_t kGroupedRowsAtOnce = 256;  // a longer range of rows is taken 
 // Groups unpacked at a time: about 256 k, so that the unpacked block stays in the first-level cache.
 TORCHQAT_INLINE int64_t grouped_block(const GroupedLayout& w) { return std::max<int64_t>(1, 256 / w.group_padded); }
 
+// Rows that VNNI takes together: laid out for their tiles they stay in the second-level cache.
+TORCHQAT_INLINE int64_t grouped_strip_rows(const GroupedLayout& w) {
+  return std::clamp<int64_t>((int64_t{1} << 20) / std::max<int64_t>(1, w.k_padded()), 6, kGroupedRowsAtOnce);
+}
+
 // For ranges of at most `rows` rows.
 TORCHQAT_INLINE int64_t grouped_int8_scratch(const GroupedLayout& w, int64_t rows) {
   const int64_t gemv = w.k_padded() + 64 + (w.groups + 16) * 4 + w.groups * kGroupedColumns * 4;
@@ -58,9 +63,12 @@ TORCHQAT_INLINE int64_t grouped_int8_scratch(const GroupedLayout& w, int64_t row
   const int64_t some = std::min(rows, kGroupedRowsAtOnce) + 16;
   // Codes (with a zero point's four k), sums and scales of a block; totals and zero points of rows.
   const int64_t block = grouped_block(w) * (w.group_padded + 12) * kGroupedColumns + some * (kGroupedColumns * 4 + 4);
-  // Rows laid out for their tiles, at most 1 MiB or 16 of them and a tile's rest: AMX takes 64 bytes per chunk.
+  // AMX: rows as tiles, 64 bytes per chunk, of at most 1 MiB or 16 rows.
   const int64_t row = w.groups * (w.group_padded / w.chunk) * 64;
-  return std::max(block + std::min(some * row, std::max<int64_t>(1 << 20, 16 * row) + 6 * row), gemv) + 256;
+  const int64_t tiles = std::min(some * row, std::max<int64_t>(1 << 20, 16 * row));
+  // VNNI: rows as strips for tiles of six, and a word per group.
+  const int64_t strips = (std::min(rows, grouped_strip_rows(w)) + 5) * (w.k_padded() + 4 * w.groups);
+  return std::max(block + std::max(tiles, strips), gemv) + 256;
 }
 
 // k that many float rows decode at a time.

@@ -12,15 +12,32 @@ namespace {
 
 struct Avx512Tile {
   static constexpr int64_t half = 3;
+  // A panel is longer than the first-level cache: its lines are asked for this many bytes before their turn.
+  static constexpr int kNear = 2048;
 
-  template <typename Op, int rows0, int rows1>
-  static void rows(const uint8_t* a0, const uint8_t* a1, int64_t lda, const uint8_t* b, int64_t steps, int32_t* acc) {
+  // What comes after this panel, and how many whole tiles will read this one: they bring it to the second-level cache.
+  void expect(const uint8_t* next, int64_t bytes, int64_t tiles) {
+    next_ = next;
+    lines_ = tiles < 4 ? 2 : 1;
+    steps_left_ = bytes / (64 * lines_);
+  }
+
+  template <typename Op, int rows0, int rows1, int far_lines = 0>
+  static void rows(const uint8_t* a0, const uint8_t* a1, int64_t lda, const uint8_t* b, int64_t steps, int32_t* acc,
+                   const uint8_t* far = nullptr) {
     constexpr int count = rows0 + rows1;
     __m512i sum[count * 4];
     unrolled<count * 4>([&](auto i) __attribute__((always_inline)) { sum[i] = _mm512_setzero_si512(); });
     for (int64_t s = 0; s < steps; ++s, a0 += 4, a1 += 4, b += 4 * kPanelColumns) {
       __m512i column[4];
       unrolled<4>([&](auto q) __attribute__((always_inline)) { column[q] = _mm512_loadu_si512(b + 64 * q); });
+      unrolled<4>([&](auto q) __attribute__((always_inline)) {
+        _mm_prefetch(reinterpret_cast<const char*>(b + 64 * q + kNear), _MM_HINT_T0);
+      });
+      unrolled<far_lines>([&](auto q) __attribute__((always_inline)) {
+        _mm_prefetch(reinterpret_cast<const char*>(far + 64 * q), _MM_HINT_T1);
+      });
+      if constexpr (far_lines > 0) far += 64 * far_lines;
       unrolled<count>([&](auto r) __attribute__((always_inline)) {
         constexpr int row = decltype(r)::value, first = 4 * row;
         const __m512i a = broadcast4(row < rows0 ? a0 + row * lda : a1 + (row - rows0) * lda);
@@ -56,7 +73,7 @@ struct Avx512Tile {
 
   template <typename Op>
   void multiply(const uint8_t* a0, int64_t rows0, const uint8_t* a1, int64_t rows1, int64_t lda, const uint8_t* panel,
-                int64_t steps, int32_t* acc) const {
+                int64_t steps, int32_t* acc) {
     switch (rows0 * 4 + rows1) {
       case 4:
         if constexpr (std::is_same_v<Op, BF16>) return rows<Op, 1, 0>(a0, a1, lda, panel, steps, acc);
@@ -67,9 +84,20 @@ struct Avx512Tile {
       case 10: return rows<Op, 2, 2>(a0, a1, lda, panel, steps, acc);
       case 13: return rows<Op, 3, 1>(a0, a1, lda, panel, steps, acc);
       case 14: return rows<Op, 3, 2>(a0, a1, lda, panel, steps, acc);
-      default: return rows<Op, 3, 3>(a0, a1, lda, panel, steps, acc);
+      default: {
+        if (steps_left_ <= 0) return rows<Op, 3, 3>(a0, a1, lda, panel, steps, acc);
+        const uint8_t* far = next_;
+        next_ += steps * 64 * lines_;
+        steps_left_ -= steps;
+        return lines_ == 1 ? rows<Op, 3, 3, 1>(a0, a1, lda, panel, steps, acc, far)
+                           : rows<Op, 3, 3, 2>(a0, a1, lda, panel, steps, acc, far);
+      }
     }
   }
+
+ private:
+  const uint8_t* next_ = nullptr;
+  int64_t steps_left_ = 0, lines_ = 1;
 };
 
 }  // namespace

@@ -98,6 +98,9 @@ void run_gemm_u8s8(const GemmU8S8& g, int64_t row_begin, int64_t row_end, int64_
   for (int64_t p = panel_begin; p < panel_end; ++p) {
     const PanelColumns panel_columns(g, p);
     const auto* panel = reinterpret_cast<const uint8_t*>(g.panels) + p * g.k_padded * columns;
+    if constexpr (requires { tile.expect(panel, p, p); }) {
+      if (p + 1 < panel_end) tile.expect(panel + g.k_padded * columns, g.k_padded * columns, (row_end - row_begin) / rows_max);
+    }
     for (int64_t i = row_begin; i < row_end; i += rows_max) {
       const int64_t rows = std::min(rows_max, row_end - i), rows0 = std::min(half, rows);
       const uint8_t* a = g.a + i * g.lda;

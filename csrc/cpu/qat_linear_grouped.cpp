@@ -144,17 +144,9 @@ void dequantize_rows(const at::Tensor& codes, const at::Tensor& scale, int64_t g
   const float* s = scale.const_data_ptr<float>() + row * scale.size(1);
   for (int64_t begin = 0; begin < k; begin += group, ++s) {
     const int64_t end = std::min(k, begin + group);
-    for (int64_t j = begin; j < end; ++j) out[j] = static_cast<float>(q[j]) * *s;
+    const float by = *s;  // out may alias it
+    for (int64_t j = begin; j < end; ++j) out[j] = static_cast<float>(q[j]) * by;
   }
-}
-
-at::Tensor dequantized_weight(const at::Tensor& codes, const at::Tensor& scale, int64_t group) {
-  at::Tensor out = at::empty(codes.sizes(), codes.options().dtype(at::kFloat));
-  auto* values = out.mutable_data_ptr<float>();
-  at::parallel_for(0, codes.size(0), 16, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) dequantize_rows(codes, scale, group, i, values + i * codes.size(1));
-  });
-  return out;
 }
 
 // The dequantised weight rounded to bfloat16, in the panels of gemm_grad.h with n as the reduction:
@@ -219,19 +211,48 @@ void grad_input_by_bf16(const GradProblem& p, const at::Tensor& weight_panels, c
                  [&](int64_t r0, int64_t r1, int64_t p0, int64_t p1) { kernel(g, r0, r1, p0, p1); });
 }
 
-void grad_by_float(const GradProblem& p, const at::Tensor& weight, const GradResults& out) {
+// dx = dy W, taking so many rows of W at a time that they stay in the cache: all of them at once would be fresh memory.
+void grad_input_by_float(const at::Tensor& grad, const at::Tensor& codes, const at::Tensor& scale, int64_t group,
+                         const at::Tensor& product) {
+  const int64_t n = codes.size(0), k = codes.size(1);
+  const int64_t at_once = std::min(n, std::max<int64_t>(256, (int64_t{2} << 20) / (4 * k)));
+  const at::Tensor weight = at::empty({at_once, k}, product.options());
+  auto* values = weight.mutable_data_ptr<float>();
+  for (int64_t first = 0; first < n; first += at_once) {
+    const int64_t rows = std::min(at_once, n - first);
+    at::parallel_for(0, rows, 16, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) dequantize_rows(codes, scale, group, first + i, values + i * k);
+    });
+    at::Tensor out = product;
+    const at::Tensor part = grad.narrow(1, first, rows), some = weight.narrow(0, 0, rows);
+    first == 0 ? at::mm_out(out, part, some) : at::addmm_out(out, out, part, some);
+  }
+}
+
+void grad_by_float(const GradProblem& p, const at::Tensor& weight_codes, const at::Tensor& scale, int64_t group,
+                   const GradResults& out) {
   const at::Tensor grad = p.grad.to(at::kFloat);
+  // Into the result itself where it is of this type.
+  const auto product_for = [](const at::Tensor& target) {
+    return target.scalar_type() == at::kFloat ? target : at::empty(target.sizes(), target.options().dtype(at::kFloat));
+  };
   const auto finish = [](const at::Tensor& product, const at::Tensor& mask, const at::Tensor& target) {
     if (mask.defined()) apply_bit_mask(product, mask);
-    target.copy_(product);
+    if (!product.is_same(target)) target.copy_(product);
   };
-  if (out.input.defined()) finish(at::mm(grad, weight), p.mask, out.input);
+  if (out.input.defined()) {
+    const at::Tensor product = product_for(out.input);
+    grad_input_by_float(grad, weight_codes, scale, group, product);
+    finish(product, p.mask, out.input);
+  }
   if (out.weight.defined()) {
     const at::Tensor x = p.codes.narrow(1, 0, p.k)
                              .to(at::kFloat)
                              .sub_(p.qparams->zero_point.view({-1, 1}))
                              .mul_(p.qparams->scale.view({-1, 1}));
-    finish(at::mm(grad.t(), x), p.weight_mask, out.weight);
+    at::Tensor product = product_for(out.weight);
+    at::mm_out(product, grad.t(), x);
+    finish(product, p.weight_mask, out.weight);
   }
 }
 
@@ -287,7 +308,7 @@ Gradients backward_cpu(const at::Tensor& grad_output, const at::Tensor& codes, c
     grad_by_bf16(p, out);
   } else {
     if (wanted[0]) out.input = grad_input.view({p.m, p.k});
-    grad_by_float(p, wanted[0] ? dequantized_weight(w_codes, scale, group_size) : at::Tensor(), out);
+    grad_by_float(p, w_codes, scale, group_size, out);
     if (wanted[2]) bias_gradient(p, grad_bias);
   }
   return {grad_input, grad_weight, grad_bias};

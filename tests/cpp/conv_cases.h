@@ -52,7 +52,8 @@ inline Case make_case(const Geometry& g, int64_t tile_rows, bool extreme, unsign
   c.plan = make_plan(w, g.in, g.stride, g.padding, g.dilation, tile_rows);
   c.weight.resize(static_cast<size_t>(w.out_channels() * g.group_in * w.taps()));
   c.codes.resize(static_cast<size_t>(w.in_channels() * c.plan.in_pixels()));
-  for (auto& q : c.weight) q = extreme ? -128 : static_cast<int8_t>(static_cast<int>(random() % 256) - 128);
+  const unsigned kinds = seed % 2 == 0 ? 256 : 255;  // with -128 and without
+  for (auto& q : c.weight) q = extreme ? -128 : static_cast<int8_t>(127 - static_cast<int>(random() % kinds));
   for (auto& q : c.codes) q = extreme ? 255 : static_cast<uint8_t>(random() % 256);
   c.zero_point = extreme ? 0 : static_cast<int>(random() % 256);
   c.packed.resize(static_cast<size_t>(w.packed_bytes()) + 64);

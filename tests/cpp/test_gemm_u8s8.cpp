@@ -30,7 +30,8 @@ std::vector<Path> paths() {
 }
 
 // The sum at its ends: a - z is 255 (above) or -255 (below), weights all highest or all lowest.
-enum class Fill { random, above_high, above_low, below_high, below_low };
+// symmetric: random, without a weight of -128 but in column 20.
+enum class Fill { random, symmetric, above_high, above_low, below_high, below_low };
 
 struct Problem {
   int64_t m, n, k, k_padded, lda;
@@ -45,14 +46,16 @@ struct Problem {
     const bool above = fill == Fill::above_high || fill == Fill::above_low;
     const bool high = fill == Fill::above_high || fill == Fill::below_high;
     const auto pick = [&](int least, int most, bool highest) {
-      if (fill != Fill::random) return highest ? most : least;
+      if (fill > Fill::symmetric) return highest ? most : least;
       return least + static_cast<int>(random() % static_cast<unsigned>(most - least + 1));
     };
     a.assign(static_cast<size_t>(m * lda), 0xAB);  // bytes beyond K may be anything
     for (int64_t i = 0; i < m; ++i) {
       for (int64_t j = 0; j < k; ++j) a[static_cast<size_t>(i * lda + j)] = static_cast<uint8_t>(pick(0, 255, above));
     }
-    for (int64_t i = 0; i < n * k; ++i) b.push_back(static_cast<int8_t>(pick(-128, 127, high)));
+    const int least = fill == Fill::symmetric ? -127 : -128;
+    for (int64_t i = 0; i < n * k; ++i) b.push_back(static_cast<int8_t>(pick(least, 127, high)));
+    if (fill == Fill::symmetric && n > 20) b[static_cast<size_t>(20 * k + k / 2)] = -128;
     std::uniform_real_distribution<float> scale(0.001f, 0.1f), value(-1.0f, 1.0f);
     for (int64_t i = 0; i < m; ++i) {
       zero_point.push_back(pick(0, 255, !above));
@@ -139,6 +142,8 @@ TEST(GemmU8S8, TileEdges) {
   for (int64_t m : {1, 2, 3, 4, 5, 6, 7, 15, 16, 17, 31, 32, 33, 65}) check(m, 65, 67, Fill::random);
   for (int64_t n : {1, 2, 15, 16, 17, 63, 64, 65, 127, 130}) check(7, n, 64, Fill::random);
   for (int64_t k : {1, 2, 3, 4, 5, 63, 64, 65, 255, 256, 257, 512}) check(6, 66, k, Fill::random);
+  for (int64_t m : {1, 7, 8, 9, 15, 16, 17, 23, 31, 32, 33, 42, 65}) check(m, 65, 67, Fill::symmetric);
+  for (int64_t k : {1, 63, 65, 1024, 1030, 2500}) check(19, 66, k, Fill::symmetric);
 }
 
 TEST(GemmU8S8, ExtremesDoNotOverflow) {

@@ -1,9 +1,11 @@
-// Convolution on AVX2: exact products of 16-bit values (vpmaddwd); vpmaddubsw would saturate.
+// Convolution on AVX2: exact products by signed_products_avx2.h where they can be had so, otherwise of 16-bit values (vpmaddwd;
+// vpmaddubsw would saturate).
 #include <immintrin.h>
 
 #include <cstring>
 
 #include "cpu/kernels/conv_int8.h"
+#include "cpu/kernels/signed_products_avx2.h"
 
 namespace torchqat::cpu::conv {
 namespace {
@@ -52,9 +54,41 @@ void tile(const uint8_t* a, int64_t row_stride, const Run* runs, int run_count, 
   }
 }
 
+// The sixteens of columns without a weight of -128, whose sums begin; none where it does not pay.
+uint32_t begin_signed(int64_t rows, const Run* runs, int run_count, const int8_t* panel, int64_t columns, const int32_t* init,
+                      int32_t* sums) {
+  int64_t steps = 0;
+  for (int j = 0; j < run_count; ++j) steps += runs[j].groups;
+  if (rows < kSignedLeastRows || steps < kSignedLeastSteps * run_count) return 0;
+  uint32_t strips = 0;
+  for (int64_t c = 0; c < columns; c += 16) {
+    const auto* from = reinterpret_cast<const __m256i*>(init + c);
+    __m256i begin[2] = {_mm256_loadu_si256(from), _mm256_loadu_si256(from + 1)};
+    bool fits = true;
+    for (int j = 0; j < run_count; ++j) {
+      fits = add_shifted_sums(reinterpret_cast<const uint8_t*>(panel) + runs[j].w + 4 * c, runs[j].groups, begin) && fits;
+    }
+    if (!fits) continue;
+    strips |= 1u << (c / 16);
+    for (int64_t r = 0; r < rows; ++r) {
+      for (int h = 0; h < 2; ++h) _mm256_storeu_si256(reinterpret_cast<__m256i*>(sums + r * kPanel + c + 8 * h), begin[h]);
+    }
+  }
+  return strips;
+}
+
 void gemm(const uint8_t* a, int64_t row_stride, int64_t rows, const Run* runs, int run_count, const int8_t* panel,
           int64_t columns, const int32_t* init, int32_t* sums) {
+  const uint32_t strips = begin_signed(rows, runs, run_count, panel, columns, init, sums);
+  for (int64_t r = 0; strips != 0 && r < rows; r += kSignedRows) {
+    for (int j = 0; j < run_count; ++j) {
+      const auto row = [&](int64_t i) { return a + (r + i) * row_stride + runs[j].a; };
+      const auto* b = reinterpret_cast<const uint8_t*>(panel) + runs[j].w;
+      add_signed_products(row, std::min(kSignedRows, rows - r), b, runs[j].groups, strips, sums + r * kPanel);
+    }
+  }
   for (int64_t c = 0; c < columns; c += 16) {
+    if ((strips >> (c / 16) & 1) != 0) continue;
     const int8_t* w = panel + 4 * c;
     int64_t r = 0;
     for (; r + 3 <= rows; r += 3) {

@@ -1,5 +1,5 @@
-// Exact AVX2 tile: bytes widened to 16 bits and vpmaddwd (vpmaddubsw would saturate). A vector holds four columns as two
-// partial sums each, joined at the end.
+// Exact AVX2 tile. Codes times weights go by signed_products_avx2.h where they can; otherwise bytes are widened to 16 bits for vpmaddwd
+// (vpmaddubsw would saturate), a vector holding four columns as two partial sums each, joined at the end.
 #pragma once
 #include <immintrin.h>
 
@@ -8,12 +8,13 @@
 
 #include "cpu/kernels/gemm_ops.h"
 #include "cpu/kernels/panels.h"
+#include "cpu/kernels/signed_products_avx2.h"
 
 namespace torchqat::cpu {
 namespace {
 
 struct Avx2Tile {
-  static constexpr int64_t half = 1;
+  static constexpr int64_t half = 16;
 
   // Four bytes of A as 16-bit numbers, four times over.
   template <typename Op>
@@ -61,16 +62,43 @@ struct Avx2Tile {
   }
 
   template <typename Op>
-  void multiply(const uint8_t* a0, int64_t, const uint8_t* a1, int64_t rows1, int64_t, const uint8_t* panel,
+  void multiply(const uint8_t* a0, int64_t rows0, const uint8_t* a1, int64_t rows1, int64_t lda, const uint8_t* panel,
                 int64_t steps, int32_t* acc) const {
+    const int64_t rows = rows0 + rows1;
+    const auto codes = [&](int64_t r) { return r < rows0 ? a0 + r * lda : a1 + (r - rows0) * lda; };
+    const auto sums = [&](int64_t r) { return acc + (r < rows0 ? r : half + r - rows0) * kPanelColumns; };
+    uint32_t strips = 0;
+    if (std::is_same_v<Op, U8S8> && rows >= kSignedLeastRows) strips = begin_signed(rows, panel, steps, sums);
     for (int64_t j = 0; j < kPanelColumns; j += 16) {
-      int32_t* out = acc + j;
-      if (rows1 == 1) {
-        rows_by_16<Op, 2>(a0, a1, panel + 4 * j, steps, out, out + kPanelColumns);
-      } else {
-        rows_by_16<Op, 1>(a0, a0, panel + 4 * j, steps, out, out);
+      if ((strips >> (j / 16) & 1) != 0) continue;
+      int64_t r = 0;
+      for (; r + 2 <= rows; r += 2) rows_by_16<Op, 2>(codes(r), codes(r + 1), panel + 4 * j, steps, sums(r) + j, sums(r + 1) + j);
+      if (r < rows) rows_by_16<Op, 1>(codes(r), codes(r), panel + 4 * j, steps, sums(r) + j, sums(r) + j);
+    }
+    if (strips == 0) return;
+    // Rows of a tile lie side by side in acc.
+    for (int64_t first : {int64_t{0}, rows0}) {
+      const int64_t end = first == 0 ? rows0 : rows;
+      for (int64_t r = first; r < end; r += kSignedRows) {
+        add_signed_products([&](int64_t i) { return codes(r + i); }, std::min(kSignedRows, end - r), panel, steps, strips, sums(r));
       }
     }
+  }
+
+ private:
+  // Which sixteens of columns have no weight of -128; their sums begin.
+  template <typename Sums>
+  static uint32_t begin_signed(int64_t rows, const uint8_t* panel, int64_t steps, Sums sums) {
+    uint32_t strips = 0;
+    for (int64_t j = 0; j < kPanelColumns; j += 16) {
+      __m256i begin[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
+      if (!add_shifted_sums(panel + 4 * j, steps, begin)) continue;
+      strips |= 1u << (j / 16);
+      for (int64_t r = 0; r < rows; ++r) {
+        for (int h = 0; h < 2; ++h) _mm256_store_si256(reinterpret_cast<__m256i*>(sums(r) + j + 8 * h), begin[h]);
+      }
+    }
+    return strips;
   }
 };
 

@@ -8,7 +8,15 @@
 namespace torchqat::cpu {
 namespace {
 
-constexpr int64_t kTileRows = 6;
+constexpr int64_t kTileRows = 6, kTileColumns = 32;
+
+// Half the columns of a panel, some groups of them.
+struct UnpackedColumns {
+  uint8_t* codes;  // [group][group_padded / 4][32][4]
+  int32_t* words;  // [group][32]: see BlockForm
+  float* scale;    // [group][64], at the first of the columns
+  int64_t groups;
+};
 
 // Lines of 64 bytes that will be wanted soon, asked for a few at a time: so many each time.
 struct Soon {
@@ -32,7 +40,7 @@ struct Finish {
 struct TileArguments {
   const uint8_t* a;           // as rows_to_strips leaves them, at the block's first k
   const int32_t* row_words;   // [groups][6], what the words of the weights are multiplied by: see BlockForm
-  float* total;               // [rows][64]
+  float* total;               // [rows][64], as block.scale
   int64_t quads;              // of k in a group
   bool first;                 // totals begin at 0
   Finish finish;
@@ -68,25 +76,25 @@ TORCHQAT_INLINE __m512i product_now(__m512i weight_sum, const int32_t* z) {
 }
 
 template <int rows, int vectors>
-TORCHQAT_INLINE void begin_totals(const TileArguments& f, int64_t column, numerics::Vec (&t)[rows][vectors]) {
+TORCHQAT_INLINE void begin_totals(const TileArguments& f, numerics::Vec (&t)[rows][vectors]) {
 #pragma GCC unroll 6
   for (int r = 0; r < rows; ++r) {
 #pragma GCC unroll 2
     for (int c = 0; c < vectors; ++c) {
-      t[r][c] = f.first ? numerics::Vec(0.0f) : numerics::Vec::load(f.total + r * kGroupedColumns + column + c * Lanes::columns);
+      t[r][c] = f.first ? numerics::Vec(0.0f) : numerics::Vec::load(f.total + r * kGroupedColumns + c * Lanes::columns);
     }
   }
 }
 
 template <int rows, int vectors>
-TORCHQAT_INLINE void end_totals(const TileArguments& f, int64_t column, const numerics::Vec (&t)[rows][vectors]) {
+TORCHQAT_INLINE void end_totals(const TileArguments& f, const numerics::Vec (&t)[rows][vectors]) {
   using numerics::Vec;
   const Finish& to = f.finish;
 #pragma GCC unroll 6
   for (int r = 0; r < rows; ++r) {
 #pragma GCC unroll 2
     for (int c = 0; c < vectors; ++c) {
-      const int64_t at = column + c * Lanes::columns;
+      const int at = c * Lanes::columns;
       if (to.out == nullptr) {
         t[r][c].store(f.total + r * kGroupedColumns + at);
         continue;
@@ -99,50 +107,46 @@ TORCHQAT_INLINE void end_totals(const TileArguments& f, int64_t column, const nu
 }
 
 template <int rows, int step>
-__attribute__((noinline)) void register_tile(const TileArguments& f, const UnpackedBlock& block) {
+__attribute__((noinline)) void register_tile(const TileArguments& f, const UnpackedColumns& block) {
   using numerics::Vec;
-  constexpr int vectors = 2, columns = vectors * Lanes::columns;
+  constexpr int vectors = kTileColumns / Lanes::columns;
   const int64_t steps = f.quads / step;
   Soon soon = f.soon;
-  for (int64_t c0 = 0; c0 < kGroupedColumns; c0 += columns) {
-    Vec t[rows][vectors];
-    begin_totals(f, c0, t);
-    const uint8_t *b = block.codes + 4 * c0, *x = f.a;
-    const int32_t* row_words = f.row_words;
-    const int32_t *sums = block.sums + c0, *end = sums + block.groups * kGroupedColumns;
-    const int64_t to_scale = reinterpret_cast<const uint8_t*>(block.scale) - reinterpret_cast<const uint8_t*>(block.sums);
-    for (; sums != end; sums += kGroupedColumns, row_words += kTileRows) {
-      soon.ask();
-      __m512i acc[rows][vectors];
-      const __m512i below[vectors] = {load_now<0>(sums), load_now<64>(sums)};
-      unrolled<rows>([&](auto r) __attribute__((always_inline)) {
-        acc[r][0] = product_now<4 * r>(below[0], row_words);
-        acc[r][1] = product_now<4 * r>(below[1], row_words);
-      });
-      for (int64_t i = 0; i < steps; ++i, b += step * kGroupedLine, x += kTileRows * 4 * step) {
-        unrolled<step>([&](auto q) __attribute__((always_inline)) {
-          const __m512i s[vectors] = {load_now<q * kGroupedLine>(b), load_now<q * kGroupedLine + 64>(b)};
-          unrolled<rows>([&](auto r) __attribute__((always_inline)) {
-            const __m512i u = broadcast_now<4 * step * r + 4 * q>(x);
-            dot_now(acc[r][0], u, s[0]);
-            dot_now(acc[r][1], u, s[1]);
-          });
+  Vec t[rows][vectors];
+  begin_totals(f, t);
+  const uint8_t *b = block.codes, *x = f.a;
+  const int32_t *row_words = f.row_words, *words = block.words, *end = words + block.groups * kTileColumns;
+  const float* scale = block.scale;
+  for (; words != end; words += kTileColumns, scale += kGroupedColumns, row_words += kTileRows) {
+    soon.ask();
+    __m512i acc[rows][vectors];
+    const __m512i below[vectors] = {load_now<0>(words), load_now<64>(words)};
+    unrolled<rows>([&](auto r) __attribute__((always_inline)) {
+      acc[r][0] = product_now<4 * r>(below[0], row_words);
+      acc[r][1] = product_now<4 * r>(below[1], row_words);
+    });
+    for (int64_t i = 0; i < steps; ++i, b += step * 4 * kTileColumns, x += kTileRows * 4 * step) {
+      unrolled<step>([&](auto q) __attribute__((always_inline)) {
+        const __m512i s[vectors] = {load_now<q * 4 * kTileColumns>(b), load_now<q * 4 * kTileColumns + 64>(b)};
+        unrolled<rows>([&](auto r) __attribute__((always_inline)) {
+          const __m512i u = broadcast_now<4 * step * r + 4 * q>(x);
+          dot_now(acc[r][0], u, s[0]);
+          dot_now(acc[r][1], u, s[1]);
         });
-      }
-      const auto* scale = reinterpret_cast<const float*>(reinterpret_cast<const uint8_t*>(sums) + to_scale);
-      const Vec by[vectors] = {Vec::load(scale), Vec::load(scale + Lanes::columns)};
-#pragma GCC unroll 6
-      for (int r = 0; r < rows; ++r) {
-#pragma GCC unroll 2
-        for (int c = 0; c < vectors; ++c) t[r][c] = numerics::add_group(t[r][c], Lanes::to_float(acc[r][c]), by[c]);
-      }
+      });
     }
-    end_totals(f, c0, t);
+    const Vec by[vectors] = {Vec::load(scale), Vec::load(scale + Lanes::columns)};
+#pragma GCC unroll 6
+    for (int r = 0; r < rows; ++r) {
+#pragma GCC unroll 2
+      for (int c = 0; c < vectors; ++c) t[r][c] = numerics::add_group(t[r][c], Lanes::to_float(acc[r][c]), by[c]);
+    }
   }
+  end_totals(f, t);
 }
 
 template <int step>
-inline void register_tile_of(int64_t rows, const TileArguments& f, const UnpackedBlock& block) {
+inline void register_tile_of(int64_t rows, const TileArguments& f, const UnpackedColumns& block) {
   switch (rows) {
     case 1: return register_tile<1, step>(f, block);
     case 2: return register_tile<2, step>(f, block);
@@ -153,10 +157,10 @@ inline void register_tile_of(int64_t rows, const TileArguments& f, const Unpacke
   }
 }
 
-// The block that follows, in the panel or as the next panel's first, asked for by `tiles` tiles.
+// The block that follows, in the panel or as the next panel's first, asked for by `tiles` calls of a tile.
 class NextBlock {
  public:
-  NextBlock(const GroupedInt8& g, int64_t panel, int64_t group, int64_t groups, int64_t tiles) : times_(2 * groups) {
+  NextBlock(const GroupedInt8& g, int64_t panel, int64_t group, int64_t groups, int64_t tiles) : times_(groups) {
     const GroupedLayout& w = g.w;
     const auto each_time = [&](int64_t lines) { return (lines + tiles * times_ - 1) / (tiles * times_); };
     all_.weight = g.weight + panel * w.panel_bytes + (group + groups) * w.group_bytes;
@@ -195,33 +199,33 @@ inline BlockForm block_form(const GroupedLayout& w) {
   return slot < 8 && w.group_padded <= 128 ? BlockForm::with_unsigned : BlockForm::with_signed;
 }
 
-template <int slot>
-inline void unpack_unsigned(const GroupedInt8& g, int64_t panel, int64_t group, UnpackedBlock& block) {
+template <int slot, BlockForm form>
+inline void unpack_columns(const GroupedInt8& g, int64_t panel, int64_t column, int64_t group, const UnpackedColumns& block) {
   const GroupedLayout& w = g.w;
   constexpr int quads = 8 / slot;
+  constexpr bool is_signed = form == BlockForm::with_signed;
   const int64_t lines = w.group_bytes / kGroupedLine;
-  const __m512i one = _mm512_set1_epi8(1), begin = _mm512_set1_epi32(w.offset << 16);
-  const uint8_t* line = g.weight + panel * w.panel_bytes + group * w.group_bytes;
+  const __m512i one = _mm512_set1_epi8(1), offset = _mm512_set1_epi8(static_cast<char>(w.offset));
+  const __m512i begin = is_signed ? _mm512_setzero_si512() : _mm512_set1_epi32(w.offset << 16);
+  const uint8_t* line = g.weight + panel * w.panel_bytes + group * w.group_bytes + 4 * column;
   uint8_t* out = block.codes;
-  int32_t* sums = block.sums;
-  for (int64_t i = 0; i < block.groups; ++i, sums += kGroupedColumns) {
-    __m512i sum[4] = {begin, begin, begin, begin};
-    for (int64_t l = 0; l < lines; ++l, line += kGroupedLine, out += quads * kGroupedLine) {
-#pragma GCC unroll 4
-      for (int c = 0; c < 4; ++c) {
+  for (int64_t i = 0; i < block.groups; ++i) {
+    __m512i sum[2] = {begin, begin};
+    for (int64_t l = 0; l < lines; ++l, line += kGroupedLine, out += quads * 4 * kTileColumns) {
+#pragma GCC unroll 2
+      for (int c = 0; c < 2; ++c) {
         const __m512i bytes = Lanes::load_bytes(line + 64 * c);
 #pragma GCC unroll 4
         for (int j = 0; j < quads; ++j) {
-          const __m512i u = Lanes::field<slot>(bytes, j);
-          _mm512_store_si512(out + j * kGroupedLine + 64 * c, u);
-          Lanes::dot<true>(sum[c], one, u);
+          const __m512i u = Lanes::field<slot>(bytes, j), code = is_signed ? Lanes::subtract_bytes(u, offset) : u;
+          _mm512_store_si512(out + j * 4 * kTileColumns + 64 * c, code);
+          Lanes::dot<true>(sum[c], one, code);
         }
       }
     }
-#pragma GCC unroll 4
-    for (int c = 0; c < 4; ++c) Lanes::store(sums + 16 * c, sum[c]);
+#pragma GCC unroll 2
+    for (int c = 0; c < 2; ++c) Lanes::store(block.words + i * kTileColumns + 16 * c, is_signed ? Lanes::split_sum(sum[c]) : sum[c]);
   }
-  gather_scales(w, g.scale, panel, group, group + block.groups, block.scale);
 }
 
 // The sum of `count` bytes.
@@ -267,16 +271,19 @@ inline void rows_to_strips(const GroupedInt8& g, int64_t first, int64_t rows, in
 template <int slot>
 inline void register_gemm(const GroupedInt8& g, const GroupedRange& range) {
   const GroupedLayout& w = g.w;
-  const int64_t at_once = grouped_block(w), step = w.group_padded % 32 == 0 ? 32 : 4;
-  UnpackedBlock block{};
+  // As many groups of half the columns as there are of all of them in a block.
+  const int64_t at_once = grouped_block(w) * kGroupedColumns / kTileColumns, step = w.group_padded % 32 == 0 ? 32 : 4;
+  UnpackedColumns block{};
   block.codes = range.scratch;
-  block.sums = reinterpret_cast<int32_t*>(block.codes + at_once * w.group_padded * kGroupedColumns);
-  block.scale = reinterpret_cast<float*>(block.sums + at_once * kGroupedColumns);
-  float* total = block.scale + at_once * kGroupedColumns;
+  block.words = reinterpret_cast<int32_t*>(block.codes + at_once * w.group_padded * kTileColumns);
+  auto* scale = reinterpret_cast<float*>(block.words + at_once * kTileColumns);
+  float* total = scale + at_once * kGroupedColumns;
   const int64_t most = std::min(kGroupedRowsAtOnce, range.row_end - range.row_begin) + 16;
   auto* strips = reinterpret_cast<uint8_t*>(total + most * kGroupedColumns);
   const int64_t rows_at_once = grouped_strip_rows(w);
   const BlockForm form = block_form<slot>(w);
+  constexpr auto narrow = slot < 8 ? BlockForm::with_unsigned : BlockForm::with_signed;
+  const auto unpack = form == narrow ? &unpack_columns<slot, narrow> : &unpack_columns<slot, BlockForm::with_signed>;
   for (int64_t i = range.row_begin; i < range.row_end; i += rows_at_once) {
     const int64_t rows = std::min(rows_at_once, range.row_end - i), tiles = (rows + kTileRows - 1) / kTileRows;
     auto* words = reinterpret_cast<int32_t*>(strips + tiles * kTileRows * w.k_padded());
@@ -287,23 +294,28 @@ inline void register_gemm(const GroupedInt8& g, const GroupedRange& range) {
       if (w.groups == 0) std::memset(total, 0, static_cast<size_t>(rows * kGroupedColumns) * sizeof(float));
       for (int64_t group = 0; group < w.groups; group += at_once) {
         block.groups = std::min(at_once, w.groups - group);
-        const auto unpack = slot < 8 && form == BlockForm::with_unsigned ? &unpack_unsigned<slot> : &unpack_block<slot>;
-        unpack(g, p, group, block);
-        TileArguments f{};
-        f.quads = w.group_padded / 4;
-        f.first = group == 0;
-        const NextBlock next(g, p, group, block.groups, tiles);
+        gather_scales(w, g.scale, p, group, group + block.groups, scale);
+        const NextBlock next(g, p, group, block.groups, 2 * tiles);
         const bool last = group + block.groups == w.groups && count == kGroupedColumns;
-        for (int64_t r = 0; r < rows; r += kTileRows) {
-          f.a = strips + r * w.k_padded() + group * w.group_padded * kTileRows;
-          f.row_words = words + r * w.groups + group * kTileRows;
-          f.total = total + r * kGroupedColumns;
-          if (last) {
-            f.finish = {g.out + (i + r) * g.ldo + first, g.ldo, g.input_scale + (i + r) * g.input_stride, bias, g.input_stride};
+        int64_t call = 0;
+        for (int64_t column = 0; column < count; column += kTileColumns) {
+          unpack(g, p, column, group, block);
+          block.scale = scale + column;
+          TileArguments f{};
+          f.quads = w.group_padded / 4;
+          f.first = group == 0;
+          for (int64_t r = 0; r < rows; r += kTileRows) {
+            f.a = strips + r * w.k_padded() + group * w.group_padded * kTileRows;
+            f.row_words = words + r * w.groups + group * kTileRows;
+            f.total = total + r * kGroupedColumns + column;
+            if (last) {
+              f.finish = {g.out + (i + r) * g.ldo + first + column, g.ldo, g.input_scale + (i + r) * g.input_stride,
+                          bias != nullptr ? bias + column : nullptr, g.input_stride};
+            }
+            f.soon = next.part(call++);
+            const int64_t here = std::min(kTileRows, rows - r);
+            step == 32 ? register_tile_of<8>(here, f, block) : register_tile_of<1>(here, f, block);
           }
-          f.soon = next.part(r / kTileRows);
-          const int64_t here = std::min(kTileRows, rows - r);
-          step == 32 ? register_tile_of<8>(here, f, block) : register_tile_of<1>(here, f, block);
         }
       }
       for (int64_t r = 0; r < (count == kGroupedColumns && w.groups > 0 ? 0 : rows); ++r) {

@@ -61,7 +61,8 @@ TORCHQAT_INLINE int64_t grouped_int8_scratch(const GroupedLayout& w, int64_t row
   const int64_t gemv = w.k_padded() + 64 + (w.groups + 16) * 4 + w.groups * kGroupedColumns * 4;
   if (rows <= 1) return gemv + 256;
   const int64_t some = std::min(rows, kGroupedRowsAtOnce) + 16;
-  // Codes (with a zero point's four k), sums and scales of a block; totals and zero points of rows.
+  // Codes, sums and scales of a block, where AMX adds a zero point's four k and VNNI the scales of as many groups again;
+  // totals and zero points of rows.
   const int64_t block = grouped_block(w) * (w.group_padded + 12) * kGroupedColumns + some * (kGroupedColumns * 4 + 4);
   // AMX: rows as tiles, 64 bytes per chunk, of at most 1 MiB or 16 rows.
   const int64_t row = w.groups * (w.group_padded / w.chunk) * 64;

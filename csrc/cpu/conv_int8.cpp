@@ -189,6 +189,14 @@ void run_batch(const Plan& plan, const ConvArgs& args, const BatchInput& input, 
     t.channels_last = input.channels_last;
     return t;
   };
+  // A batch that caches close to the core hold anyhow is not asked for.
+  const int64_t value_bytes = input.values == nullptr ? 1 : 4, result_bytes = out.values == nullptr ? 1 : 4;
+  const bool far = input.samples * (input.sample_size * value_bytes + out_size * result_bytes) > (1 << 20);
+  const auto ask_ahead = [&](Task& task, int64_t n) {
+    if (!far) return;
+    task.ahead = input.values == nullptr ? static_cast<const void*>(input.codes + n * input.sample_size) : input.values + n * input.sample_size;
+    task.ahead_bytes = input.sample_size * value_bytes;
+  };
   if (input.samples >= at::get_num_threads() || at::in_parallel_region()) {
     at::parallel_for(0, input.samples, 1, [&](int64_t begin, int64_t end) {
       uint8_t* work = scratch();
@@ -197,7 +205,9 @@ void run_batch(const Plan& plan, const ConvArgs& args, const BatchInput& input, 
       for (int64_t n = end - 1; n >= begin; --n) {
         const bool kept_nan = keep && keep_codes(n, 0, input.sample_size);
         const bool nan = (!plain && kernels.pad_rows(plan, padding_source(n), 0, rows, codes, work)) || kept_nan;
-        kernels.strips(plan, task_of(n, codes), 0, plan.strips, work);
+        Task task = task_of(n, codes);
+        if (n > begin) ask_ahead(task, n - 1);
+        kernels.strips(plan, task, 0, plan.strips, work);
         if (nan) poison(n);
       }
     });

@@ -47,6 +47,9 @@ struct Task {
   uint8_t* out_codes = nullptr; // instead of out: codes of grid, two's complement where it goes below zero
   OutputGrid grid;
   bool channels_last = true;
+  // What the caller reads next, wherever it lies: kernels may ask for it while they compute.
+  const void* ahead = nullptr;
+  int64_t ahead_bytes = 0;
 };
 
 struct Kernels {

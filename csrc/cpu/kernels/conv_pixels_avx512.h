@@ -14,10 +14,16 @@ namespace {
 constexpr int kMostRows = 12;        // of a tile
 constexpr int64_t kPixelStretch = 192;  // pixels that all panels are run over in turn; a multiple of every full tile's rows
 
+// Lines of memory that a tile asks for, so many with each run, while it has others to wait for.
+struct Ahead {
+  const char* from = nullptr;
+  int64_t lines = 0;
+};
+
 // R pixels x V vectors of 16 columns; pixels: their first taps.
 template <int R, int V>
 __attribute__((noinline)) void pixel_tile(const uint8_t* const* pixels, const Run* runs, int run_count, const int8_t* panel,
-                                          const int32_t* init, int32_t* sums) {
+                                          const int32_t* init, int32_t* sums, Ahead ahead) {
   const uint8_t* row[R];
 #pragma GCC unroll 12
   for (int r = 0; r < R; ++r) row[r] = pixels[r];
@@ -29,6 +35,7 @@ __attribute__((noinline)) void pixel_tile(const uint8_t* const* pixels, const Ru
   }
   for (int j = 0; j < run_count; ++j) {
     const int8_t* w = panel + runs[j].w;
+    for (int64_t i = 0; i < ahead.lines; ++i, ahead.from += 64) _mm_prefetch(ahead.from, _MM_HINT_T1);
     for (int64_t at = runs[j].a, end = at + 4 * runs[j].groups; at < end; at += 4, w += 4 * kPanel) {
       __m512i b[V];
 #pragma GCC unroll 4
@@ -71,12 +78,30 @@ class PixelWalk {
   int64_t step_, x_, y_, z_, at_;
 };
 
+// What a sample's tiles ask for, shared out among its pixels.
+class AheadOf {
+ public:
+  AheadOf(const Plan& plan, const Task& task)
+      : from_(static_cast<const char*>(task.ahead)), lines_(task.ahead_bytes / 64), pixels_(plan.out_pixels()),
+        runs_(static_cast<int64_t>(plan.runs.size())) {}
+
+  Ahead operator()(int64_t pixel, int64_t count) const {
+    if (from_ == nullptr) return {};
+    const int64_t first = lines_ * pixel / pixels_, last = lines_ * (pixel + count) / pixels_;
+    return {from_ + 64 * first, (last - first + runs_ - 1) / runs_};
+  }
+
+ private:
+  const char* from_;
+  int64_t lines_, pixels_, runs_;
+};
+
 // Tiles over pixels whose first taps are offsets[0, count) of a plane. finish(sums, first pixel, pixels).
 template <int V, int... R, typename Finish>
 TORCHQAT_INLINE void tiles_of(std::integer_sequence<int, R...>, const uint8_t* const* planes, int limbs, const int64_t* offsets, int64_t count,
                               const Plan& plan, const int8_t* panel, const int32_t* init, int32_t (*sums)[(kMostRows + 4) * kPanel],
-                              Finish finish) {
-  using Tile = void (*)(const uint8_t* const*, const Run*, int, const int8_t*, const int32_t*, int32_t*);
+                              const AheadOf* ahead, int64_t pixel, Finish finish) {
+  using Tile = void (*)(const uint8_t* const*, const Run*, int, const int8_t*, const int32_t*, int32_t*, Ahead);
   static constexpr Tile of_rows[] = {&pixel_tile<R + 1, V>...};
   const int64_t most = sizeof...(R), tiles = (count + most - 1) / most;
   for (int64_t t = 0, r = 0; t < tiles; ++t) {
@@ -84,7 +109,8 @@ TORCHQAT_INLINE void tiles_of(std::integer_sequence<int, R...>, const uint8_t* c
     for (int limb = 0; limb < limbs; ++limb) {
       const uint8_t* pixels[kMostRows];
       for (int64_t i = 0; i < rows; ++i) pixels[i] = planes[limb] + offsets[r + i];
-      of_rows[rows - 1](pixels, plan.runs.data(), static_cast<int>(plan.runs.size()), panel, init, sums[limb]);
+      of_rows[rows - 1](pixels, plan.runs.data(), static_cast<int>(plan.runs.size()), panel, init, sums[limb],
+                        ahead != nullptr && limb == 0 ? (*ahead)(pixel + r, rows) : Ahead{});
     }
     finish(r, rows);
     r += rows;
@@ -105,6 +131,7 @@ bool pixel_tiles(const Plan& plan, const Task& task, int64_t begin, int64_t end,
   // Sums of a tile, and rows that full vectors of a few columns read beyond.
   alignas(64) int32_t sums[2][(kMostRows + 4) * kPanel] = {};
   int64_t offsets[kPixelStretch];
+  const AheadOf ahead(plan, task);
   PixelWalk walk(plan, first);
   for (int64_t pixel = first; pixel < last; pixel += kPixelStretch) {
     const int64_t count = std::min(kPixelStretch, last - pixel);
@@ -120,7 +147,7 @@ bool pixel_tiles(const Plan& plan, const Task& task, int64_t begin, int64_t end,
                                      limbs > 1 ? Sums::limbs : Sums::exact);
         const auto run = [&](auto vectors, auto most, auto finish) __attribute__((always_inline)) {
           tiles_of<vectors.value>(std::make_integer_sequence<int, most.value>{}, planes, limbs, offsets, count, plan, codes, init, sums,
-                                  finish);
+                                  at == 0 ? &ahead : nullptr, pixel, finish);
         };
         const auto with = [&](auto vectors, auto most, auto pixels) __attribute__((always_inline)) {
           if (task.out_codes == nullptr) {

@@ -20,6 +20,7 @@ from torchqat.nn.qat._layer import QatLayer
 from torchqat.nn.quantized._form import QuantizedForm
 from torchqat.nn.quantized._layer import Description, QuantizedLayer
 from torchqat.nn.bare_weight import parameter_of, with_held
+from torchqat.nn.norm_act import NormActivation, without_norms
 from torchqat.nn.quantized.sequential import run_in_rows
 from torchqat.nn.split import split_modules
 from torchqat.nn.transformer import leave_fused_paths
@@ -82,6 +83,7 @@ def save(model: nn.Module, path) -> None:
         "shared_modules": shared,
         "forms": {name: form.description().config for name, form in forms.items()},
         "identities": [n for n, m in model.named_modules(remove_duplicate=False) if type(m) is nn.Identity],
+        "norm_activations": [n for n, m in model.named_modules(remove_duplicate=False) if type(m) is NormActivation],
         "aliases": aliases,
     }
     metadata = {"format": "torchqat", "format_version": str(FORMAT_VERSION), "torchqat": json.dumps(description)}
@@ -189,6 +191,10 @@ def load(path, float_model: nn.Module) -> nn.Module:
         float_model = split_modules(float_model, list(description["modules"]), SPLIT)
         bare = {parameter_of(n): c["summed_axis"] for n, c in description["modules"].items() if c["layer"] in BARE_WEIGHTS}
         float_model = with_held(float_model, bare)
+        try:
+            float_model = without_norms(float_model, description.get("norm_activations", []))
+        except (AttributeError, ValueError) as error:
+            raise ValueError(f"torchqat.load: {path} has a folded BatchNorm that float_model lacks: {error}") from None
         aliases = description["aliases"]
         keys = set(file.keys())
 

@@ -8,6 +8,7 @@ from torch import nn
 from torchqat.fake_quantize import FakeQuantize
 from torchqat.mapping import CONV_BN_TO_QAT, FLOAT_TO_QAT, OPAQUE, qat_class
 from torchqat.nn.qat._form import QatForm
+from torchqat.nn.norm_act import is_norm_act
 from torchqat.nn.qat._layer import QatLayer
 from torchqat.nn.quantized._form import QuantizedForm
 from torchqat.nn.quantized._layer import QuantizedLayer
@@ -117,7 +118,7 @@ def _reason(module: nn.Module) -> str:
     swapped = next((t for t in FLOAT_TO_QAT if isinstance(module, t)), None)
     if swapped is not None:
         return f"a subclass of {swapped.__name__}, which may use its weight in ways of its own"
-    if any(type(module) in bns for bns, _ in CONV_BN_TO_QAT.values()):
+    if is_norm_act(module) or any(type(module) in bns for bns, _ in CONV_BN_TO_QAT.values()):
         return "BatchNorm that does not certainly follow one convolution"
     if isinstance(module, nn.Identity):
         return "nothing to do"

@@ -14,7 +14,9 @@ class _MovedBatchNorms:
             if not _is_there(module, new):
                 continue  # converted: there is no BatchNorm left
             for key in [key for key in state_dict if key.startswith(f"{prefix}{old}.")]:
-                state_dict[f"{prefix}{new}.{key.removeprefix(f'{prefix}{old}.')}"] = state_dict.pop(key)
+                own = key.removeprefix(f"{prefix}{old}.")
+                if "." not in own:  # an activation in the BatchNorm's module stays where it was
+                    state_dict[f"{prefix}{new}.{own}"] = state_dict.pop(key)
 
 
 def _is_there(module: nn.Module, name: str) -> bool:

@@ -15,19 +15,21 @@ from torch.utils import _pytree as pytree
 
 from torchqat.calls import call_example
 from torchqat.mapping import CONV_BN_TO_QAT
+from torchqat.nn.norm_act import is_norm_act
 from torchqat.nn.qat.relu import absorbable
 from torchqat.products import Products, bare_parameters
 
 
 class _Tracer(torch.fx.Tracer):
     def is_leaf_module(self, module, qualified_name):
-        return type(module) in CONV_BN_TO_QAT or super().is_leaf_module(module, qualified_name)
+        return type(module) in CONV_BN_TO_QAT or is_norm_act(module) or super().is_leaf_module(module, qualified_name)
 
 
 def fits(conv: nn.Module, bn: nn.Module) -> bool:
     """Whether types and sizes allow folding bn into conv."""
     bn_types, _ = CONV_BN_TO_QAT.get(type(conv), ((), None))
-    return type(bn) in bn_types and bn.num_features == conv.out_channels and bn.running_var is not None
+    known = type(bn) in bn_types or is_norm_act(bn) and isinstance(bn, bn_types) and not _hooked(bn)
+    return known and bn.num_features == conv.out_channels and bn.running_var is not None
 
 
 def find_conv_bn(model: nn.Module) -> list[tuple[nn.Module, nn.Module]]:
@@ -39,6 +41,8 @@ def find_relus(model: nn.Module, pairs: list) -> dict[int, nn.Module]:
     """The ReLU that certainly follows, by id of the BatchNorm of a pair; hooks would notice, so none where there are any."""
     bare = {id(bn) for conv, bn in pairs if not _hooked(conv)}
     found = _find(model, lambda bn, relu: id(bn) in bare and absorbable(relu) and not _hooked(relu))
+    own = [(bn, bn.act) for _, bn in pairs if id(bn) in bare and is_norm_act(bn) and type(bn.drop) is nn.Identity]
+    found += [(bn, relu) for bn, relu in own if absorbable(relu) and not _hooked(relu) and not _hooked(bn.drop)]
     return {id(bn): relu for bn, relu in found}
 
 

@@ -16,6 +16,7 @@ from torchqat.folding import find_conv_bn, find_relus, observe_calls
 from torchqat.forms import insert_forms
 from torchqat.mapping import CONV_BN_TO_QAT, FLOAT_TO_QAT, INDEX_INPUT, SPLIT, qat_class
 from torchqat.nn.bare_weight import FloatWeight, hold, let_go, parameter_of
+from torchqat.nn.norm_act import norm_of, without_norm
 from torchqat.nn.qat._form import QatForm
 from torchqat.nn.qat._layer import QatLayer
 from torchqat.nn.qat.output import Output, check_output_spec
@@ -242,11 +243,12 @@ def _replacements(model: nn.Module, chosen: dict, pairs: list) -> dict[int, nn.M
         if config is None or config.weight is None:
             continue
         with settled(conv):
-            new[id(conv)] = _named(names[id(conv)], CONV_BN_TO_QAT[type(conv)][1].from_float, conv, bn, config)
-        new[id(bn)] = nn.Identity().train(bn.training)
+            new[id(conv)] = _named(names[id(conv)], CONV_BN_TO_QAT[type(conv)][1].from_float, conv, norm_of(bn), config)
+        stand_in = None
         if (relu := relus.get(id(bn))) is not None:
-            new[id(relu)] = stand_in_for(relu)
-            new[id(conv)].absorb(new[id(relu)])
+            new[id(relu)] = stand_in = stand_in_for(relu)
+            new[id(conv)].absorb(stand_in)
+        new[id(bn)] = without_norm(bn, stand_in)
     for module in list(model.modules()):
         config = chosen.get(id(module))
         if config is not None and id(module) not in new:

@@ -177,6 +177,53 @@ TEST(GemmU8S8, RangesOfRowsAndPanelsGiveTheSameBits) {
   }
 }
 
+// Rows that share a scale and a zero point: floats with and without a bias, codes.
+TEST(GemmU8S8, OneScaleForAllRows) {
+  Problem p(41, 200, 132, Fill::random, 17);
+  std::fill(p.zero_point.begin(), p.zero_point.end(), 77);
+  std::fill(p.a_scale.begin(), p.a_scale.end(), 0.25f);
+  for (int64_t j = 0; j < 64; ++j) {  // powers of two: exact quotients, a tie among them here and there
+    p.b_scale[static_cast<size_t>(j)] = 1.0f / 4096.0f;
+    p.bias[static_cast<size_t>(j)] = 0.0f;
+  }
+  std::vector<uint8_t> nan_rows(41, 0);
+  nan_rows[7] = 1;
+  for (const Path& path : paths()) {
+    const Panels panels = pack(path, p);
+    std::vector<float> y;
+    GemmU8S8 g = arguments(p, panels, y);
+    g.a_stride = 0;
+    g.nan_rows = nan_rows.data();
+    path.gemm(g, 0, p.m, 0, 4);
+    for (int64_t i = 0; i < p.m; ++i) {
+      for (int64_t j = 0; j < p.n; ++j) {
+        const float value = y[static_cast<size_t>(i * p.n + j)];
+        if (i == 7) ASSERT_TRUE(std::isnan(value)) << path.name;
+        else ASSERT_EQ(value, p.expected(i, j)) << path.name << " at " << i << ", " << j;
+      }
+    }
+    std::vector<uint8_t> codes(y.size(), 99);
+    g.output = GemmOutput::codes;
+    g.out = codes.data();
+    g.out_zero_point = 100.0f;
+    for (const float scale : {1.0f / 8.0f, 0.37f}) {
+      g.out_scale = scale;
+      path.gemm(g, 0, p.m, 0, 4);
+      for (int64_t i = 0; i < p.m; ++i) {
+        for (int64_t j = 0; j < p.n; ++j) {
+          const float code = std::clamp(std::nearbyintf(p.expected(i, j) / scale) + 100.0f, 0.0f, 255.0f);
+          ASSERT_EQ(codes[static_cast<size_t>(i * p.n + j)], i == 7 ? 100 : static_cast<int>(code)) << path.name;
+        }
+      }
+    }
+    g.output = GemmOutput::float32;
+    g.out = y.data();
+    g.bias = nullptr;
+    path.gemm(g, 0, p.m, 0, 4);
+    for (int64_t j = 0; j < 64; ++j) EXPECT_EQ(y[static_cast<size_t>(j)], p.expected(0, j)) << path.name;
+  }
+}
+
 TEST(GemmU8S8, NanRowsAndCodes) {
   const Problem p(9, 70, 100, Fill::random, 11);
   std::vector<uint8_t> nan_rows(9, 0);

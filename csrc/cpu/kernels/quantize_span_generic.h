@@ -7,7 +7,7 @@
 
 #include "cpu/vec/vec.h"
 #include "numerics/affine.h"
-#include "numerics/quotient.h"
+#include "numerics/rounded_product.h"
 
 namespace torchqat::cpu {
 namespace {
@@ -77,6 +77,43 @@ TORCHQAT_INLINE bool quantize4(const T* x, const Grid& grid, Code* codes, uint64
   return true;
 }
 
+constexpr int64_t kSpanAhead = 2048;  // bytes: rows follow one another, but the hardware looks no further than the page
+
+// 64 values, if none of them needs the division or is NaN. Products are clamped one step outside the grid before they are
+// rounded: that keeps them small, as the certain distance wants, and tells what lies outside. False: nothing is written.
+template <typename T, typename Code>
+TORCHQAT_INLINE bool quantize64(const T* x, const Grid& grid, Code* codes, uint8_t* mask) {
+  constexpr int vectors = 64 / Vec::size;
+  const Vec zero_point(grid.zero_point), reciprocal(grid.reciprocal), one(1.0f);
+  const Vec low = Vec(grid.quant_min) - zero_point, high = Vec(grid.quant_max) - zero_point;
+  const Vec below = mask != nullptr ? low - one : low, above = mask != nullptr ? high + one : high;
+  Vec nearest[vectors];
+  Vec farthest(0.0f);
+#pragma GCC unroll 16
+  for (int w = 0; w < vectors; ++w) {
+    if (w * Vec::size * sizeof(T) % 64 == 0) {
+      __builtin_prefetch(reinterpret_cast<const char*>(x + w * Vec::size) + kSpanAhead);
+    }
+    const Vec product = numerics::clamp_level(Vec::load(x + w * Vec::size) * reciprocal, below, above);
+    nearest[w] = round_even(product);
+    farthest = lane_max_bits(numerics::rounding_distance(product, nearest[w]), farthest);
+  }
+  constexpr uint32_t all = (1u << Vec::size) - 1u;
+  if (numerics::mask_bits(in_range(farthest, Vec(0.0f), Vec(numerics::kCertainDistance))) != all) [[unlikely]] return false;
+  if (mask != nullptr) {
+    uint64_t inside = 0;
+#pragma GCC unroll 16
+    for (int w = 0; w < vectors; ++w) {
+      inside |= uint64_t{numerics::mask_bits(in_range(nearest[w], low, high))} << (w * Vec::size);
+      nearest[w] = numerics::clamp_level(nearest[w], low, high);
+    }
+    std::memcpy(mask, &inside, 8);
+  }
+#pragma GCC unroll 16
+  for (int w = 0; w < vectors; ++w) store_code(nearest[w] + zero_point, codes + w * Vec::size);
+  return true;
+}
+
 // codes[0, count); mask, if given, gets ceil(count / 8) bytes. True if a value is NaN.
 template <typename T, typename Code>
 TORCHQAT_INLINE bool quantize_span(const T* x, int64_t count, const Grid& grid, Code* codes, uint8_t* mask) {
@@ -98,14 +135,24 @@ TORCHQAT_INLINE bool quantize_span(const T* x, int64_t count, const Grid& grid, 
     }
   };
   if constexpr (step % 16 == 0) mask != nullptr ? fours(std::true_type{}) : fours(std::false_type{});
-  for (; j + 16 <= count; j += 16) {
-    const SpanBits bits = quantize16(x + j, grid, codes + j);
-    nan |= bits.nan;
-    if (mask != nullptr) {
-      const auto inside = static_cast<uint16_t>(bits.inside);
-      std::memcpy(mask + j / 8, &inside, 2);
+  const auto plain = [&](int64_t end) __attribute__((always_inline)) {
+    for (; j + 16 <= end; j += 16) {
+      const SpanBits bits = quantize16(x + j, grid, codes + j);
+      nan |= bits.nan;
+      if (mask != nullptr) {
+        const auto inside = static_cast<uint16_t>(bits.inside);
+        std::memcpy(mask + j / 8, &inside, 2);
+      }
+    }
+  };
+  while (j + 64 <= count) {
+    if (quantize64(x + j, grid, codes + j, mask != nullptr ? mask + j / 8 : nullptr)) [[likely]] {
+      j += 64;
+    } else {
+      plain(j + 64);
     }
   }
+  plain(count);
   if (j < count) {
     const auto rest = static_cast<size_t>(count - j);
     T last[16] = {};

@@ -58,8 +58,9 @@ inline void signed_tile(const SignedCodes& x, const uint8_t* b, int64_t steps, i
   const __m256i one = _mm256_set1_epi16(1);
   __m256i sum[2 * rows];
   unrolled<2 * rows>([&](auto i) __attribute__((always_inline)) { sum[i] = _mm256_loadu_si256(at(i)); });
-  for (int64_t s = 0; s < steps; ++s, b += 4 * kPanelColumns) {
-    const __m256i w[2] = {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(b)), _mm256_loadu_si256(reinterpret_cast<const __m256i*>(b + 32))};
+  const auto step = [&](int64_t s) __attribute__((always_inline)) {
+    const auto* line = reinterpret_cast<const __m256i*>(b + 4 * kPanelColumns * s);
+    const __m256i w[2] = {_mm256_loadu_si256(line), _mm256_loadu_si256(line + 1)};
     unrolled<rows>([&](auto r) __attribute__((always_inline)) {
       const __m256i value = word(x.value[r] + 4 * s), magnitude = word(x.magnitude[r] + 4 * s);
       unrolled<2>([&](auto h) __attribute__((always_inline)) {
@@ -67,7 +68,13 @@ inline void signed_tile(const SignedCodes& x, const uint8_t* b, int64_t steps, i
         sum[2 * r + h] = _mm256_add_epi32(sum[2 * r + h], _mm256_madd_epi16(pairs, one));
       });
     });
+  };
+  int64_t s = 0;
+  for (; s + 2 <= steps; s += 2) {
+    step(s);
+    step(s + 1);
   }
+  if (s < steps) step(s);
   unrolled<2 * rows>([&](auto i) __attribute__((always_inline)) { _mm256_storeu_si256(at(i), sum[i]); });
 }
 

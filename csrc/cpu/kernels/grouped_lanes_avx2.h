@@ -12,7 +12,7 @@ namespace torchqat::cpu {
 namespace {
 
 struct Lanes {
-  static constexpr int columns = 8, gemv_vectors = 2, tile_vectors = 2, tile_rows = 3, float_rows = 4;
+  static constexpr int columns = 8, gemv_vectors = 2, tile_vectors = 2, tile_rows = 3, float_rows = 6, float_rows_decoded = 6;
   using Int = __m256i;
   using Bytes = __m256i;
 

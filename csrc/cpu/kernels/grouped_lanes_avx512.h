@@ -9,7 +9,7 @@ namespace torchqat::cpu {
 namespace {
 
 struct Lanes {
-  static constexpr int columns = 16, gemv_vectors = 4, tile_vectors = 4, tile_rows = 6, float_rows = 5;
+  static constexpr int columns = 16, gemv_vectors = 4, tile_vectors = 4, tile_rows = 6, float_rows = 5, float_rows_decoded = 10;
   using Int = __m512i;
   using Bytes = __m512i;
 

@@ -8,7 +8,7 @@ namespace torchqat::cpu {
 namespace {
 
 struct Lanes {
-  static constexpr int columns = 1, gemv_vectors = 1, tile_vectors = 1, tile_rows = 1, float_rows = 1;
+  static constexpr int columns = 1, gemv_vectors = 1, tile_vectors = 1, tile_rows = 1, float_rows = 1, float_rows_decoded = 2;
   using Int = int32_t;
   using Bytes = uint32_t;  // four successive k of the column
 

@@ -192,6 +192,7 @@ inline void float_panel(const GroupedLayout& w, const float* x, int64_t lda, int
         case 2: float_block<std::min(2, most)>(w, row, lda, segments, count, block, scale, zero_point, row_sums, s, t); break;
         case 3: float_block<std::min(3, most)>(w, row, lda, segments, count, block, scale, zero_point, row_sums, s, t); break;
         case 4: float_block<std::min(4, most)>(w, row, lda, segments, count, block, scale, zero_point, row_sums, s, t); break;
+        case 5: float_block<std::min(5, most)>(w, row, lda, segments, count, block, scale, zero_point, row_sums, s, t); break;
         default: float_block<most>(w, row, lda, segments, count, block, scale, zero_point, row_sums, s, t); break;
       }
     }
@@ -234,7 +235,8 @@ inline void float_rows(const GroupedFloat& g, const GroupedRange& range) {
         panel.zero_point = zero_point;
       }
       const int64_t first = p * kGroupedColumns, count = std::min(kGroupedColumns, w.n - first);
-      if (end - begin > 2 * most) {
+      // So many rows share decoded weights.
+      if (end - begin > Lanes::float_rows_decoded) {
         if (panel.scale_base != 0 || panel.scale.data != scale) gather_scales(w, g.scale, p, 0, w.groups, scale);
         float_panel<slot>(w, g.input + begin * g.lda, g.lda, end - begin, panel.packed, scale, panel.zero_point, sums, block,
                           row_sums, totals);
@@ -254,6 +256,7 @@ inline void float_rows(const GroupedFloat& g, const GroupedRange& range) {
           case 2: float_tile<slot, std::min(2, most)>(w, x, g.lda, panel, sum, total); break;
           case 3: float_tile<slot, std::min(3, most)>(w, x, g.lda, panel, sum, total); break;
           case 4: float_tile<slot, std::min(4, most)>(w, x, g.lda, panel, sum, total); break;
+          case 5: float_tile<slot, std::min(5, most)>(w, x, g.lda, panel, sum, total); break;
           default: float_tile<slot, most>(w, x, g.lda, panel, sum, total); break;
         }
         for (int64_t r = 0; r < rows; ++r) {

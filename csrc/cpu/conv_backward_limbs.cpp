@@ -184,6 +184,11 @@ class IntegerBackward {
       task.weight_scale = &one;
       task.out = input_grad_.whole() ? whole : w.pixels;
       task.channels_last = channels_last();
+      const int64_t next = n + static_cast<int64_t>(work_.size());
+      if (i == 0 && next < b_.codes.size(0)) {
+        task.ahead = b_.grad.const_data_ptr<float>() + next * out_size();
+        task.ahead_bytes = out_size() * static_cast<int64_t>(sizeof(float));
+      }
       if (b_.mask != nullptr && masks_results()) task.out_mask = b_.mask + n * mask_bytes();
       shared(c.plan.strips, 1, [&](int64_t begin, int64_t end) {
         forward.strips(c.plan, task, begin, end, thread_scratch(0, strip_scratch_bytes(c.plan)));

@@ -39,7 +39,8 @@ QuantizedWeight quantize_weight(const char* op, const at::Tensor& weight, const 
       s.quant_max = static_cast<float>(high);
       s.shift = 128;
       kernels.quantize(s, filter, codes + o * filter, mask + o * bytes);
-      for (int64_t i = o * filter; i < (o + 1) * filter; ++i) codes[i] ^= 0x80;  // back to two's complement
+      uint8_t* own = codes + o * filter;  // of this scope: bytes may alias what a closure holds, and the loop would not be vectorised
+      for (int64_t i = 0; i < filter; ++i) own[i] ^= 0x80;  // back to two's complement
     }
   });
   return q;

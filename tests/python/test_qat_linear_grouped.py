@@ -99,6 +99,20 @@ def test_gradients_pass_straight_through(isa, backward, bound, group, k, per_tok
     assert (wanted[0].grad == 0).any() and (wanted[1].grad == 0).any()
 
 
+@pytest.mark.parametrize("dtype, bound", [(torch.float32, 2e-6), (torch.bfloat16, 3e-3)])
+def test_the_float32_backward_takes_a_large_weight_in_parts(dtype, bound):
+    x, w, b, s, z, w_scale, ranges = problem(3, 600, 2100, 32, 4)
+    x, w = x.to(dtype), w.to(dtype)
+    leaves = [t.clone().requires_grad_() for t in (x, w)]
+    grad = torch.randn(3, 600, generator=torch.Generator().manual_seed(1)).to(dtype)
+    ops.qat_linear_grouped(*leaves, None, s, z, w_scale, 32, *ranges, backward="float32").backward(grad)
+    wanted = [t.float().clone().requires_grad_() for t in (x, w)]
+    reference(*wanted, None, s, z, w_scale, 32, ranges).backward(grad.float())
+    for got, want in zip(leaves, wanted, strict=True):
+        assert got.grad.dtype == dtype
+        assert relative(got.grad, want.grad) < bound
+
+
 @pytest.mark.parametrize("input_learned, weight_learned", [(True, False), (False, True), (True, True)])
 @pytest.mark.parametrize("per_token", [True, False])
 @pytest.mark.parametrize("group", [32, 20])

@@ -16,7 +16,8 @@ TORCHQAT_INLINE void multiply_now(__m512& sum, __m512 x, __m512 q) {
 }
 
 struct FloatTile {
-  const float* x;  // strip at the block's first k
+  const float* x;   // strip at the block's first k
+  int64_t to_next;  // from there to the next tile's
   const FloatSegment *segment, *end;
   const float* b;                     // [k][32]
   const float *scale, *zero_point;    // [groups][64], zero_point absent: 0
@@ -48,6 +49,7 @@ __attribute__((noinline)) void float_strip(const FloatTile& f) {
       each([&](auto r, auto c, int64_t at) __attribute__((always_inline)) { acc[r][c] = _mm512_loadu_ps(f.sums + at); });
     }
     for (int64_t left = s->count; left > 0; left -= step, b += step * kFloatColumns, x += step * kTileRows) {
+      for (int64_t i = 0; i < step * kTileRows; i += 16) Lanes::prefetch(reinterpret_cast<const uint8_t*>(x + f.to_next + i));
       unrolled<step>([&](auto j) __attribute__((always_inline)) {
         __m512 q[vectors];
         unrolled<vectors>([&](auto c) __attribute__((always_inline)) {
@@ -149,6 +151,7 @@ inline void float_gemm(const GroupedFloat& g, const GroupedRange& range) {
           for (int64_t r = 0; r < rows; r += kTileRows) {
             FloatTile f{};
             f.x = strips + r * w.k_padded() + k * kTileRows;
+            f.to_next = w.k_padded() * kTileRows;
             f.segment = segments;
             f.end = segments + found.segments;
             f.b = block;

@@ -42,6 +42,7 @@ struct TileArguments {
   const int32_t* row_words;   // [groups][6], what the words of the weights are multiplied by: see BlockForm
   float* total;               // [rows][64], as block.scale
   int64_t quads;              // of k in a group
+  int64_t to_next;            // bytes from this tile's rows to the next one's
   bool first;                 // totals begin at 0
   Finish finish;
   Soon soon;
@@ -111,6 +112,7 @@ __attribute__((noinline)) void register_tile(const TileArguments& f, const Unpac
   using numerics::Vec;
   constexpr int vectors = kTileColumns / Lanes::columns;
   const int64_t steps = f.quads / step;
+  const int64_t to_next = f.to_next;
   Soon soon = f.soon;
   Vec t[rows][vectors];
   begin_totals(f, t);
@@ -125,7 +127,13 @@ __attribute__((noinline)) void register_tile(const TileArguments& f, const Unpac
       acc[r][0] = product_now<4 * r>(below[0], row_words);
       acc[r][1] = product_now<4 * r>(below[1], row_words);
     });
-    for (int64_t i = 0; i < steps; ++i, b += step * 4 * kTileColumns, x += kTileRows * 4 * step) {
+    int64_t left = steps;
+    do {
+      if constexpr (step == 8) {
+        Lanes::prefetch(x + to_next);
+        Lanes::prefetch(x + to_next + 64);
+        Lanes::prefetch(x + to_next + 128);
+      }
       unrolled<step>([&](auto q) __attribute__((always_inline)) {
         const __m512i s[vectors] = {load_now<q * 4 * kTileColumns>(b), load_now<q * 4 * kTileColumns + 64>(b)};
         unrolled<rows>([&](auto r) __attribute__((always_inline)) {
@@ -134,7 +142,9 @@ __attribute__((noinline)) void register_tile(const TileArguments& f, const Unpac
           dot_now(acc[r][1], u, s[1]);
         });
       });
-    }
+      b += step * 4 * kTileColumns;
+      x += step * 4 * kTileRows;
+    } while (--left != 0);
     const Vec by[vectors] = {Vec::load(scale), Vec::load(scale + Lanes::columns)};
 #pragma GCC unroll 6
     for (int r = 0; r < rows; ++r) {
@@ -303,6 +313,7 @@ inline void register_gemm(const GroupedInt8& g, const GroupedRange& range) {
           block.scale = scale + column;
           TileArguments f{};
           f.quads = w.group_padded / 4;
+          f.to_next = w.k_padded() * kTileRows;
           f.first = group == 0;
           for (int64_t r = 0; r < rows; r += kTileRows) {
             f.a = strips + r * w.k_padded() + group * w.group_padded * kTileRows;

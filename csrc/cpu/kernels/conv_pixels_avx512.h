@@ -78,12 +78,48 @@ class PixelWalk {
   int64_t step_, x_, y_, z_, at_;
 };
 
+// The runs of a plan that gathers, without gathering: each piece's codes are read where they lie, in groups of their own, for which a
+// panel's weights are moved apart.
+class PieceRuns {
+ public:
+  static constexpr int64_t kMostGroups = 64, kMostPieces = 32;
+
+  static bool serve(const Plan& plan) {
+    int64_t groups = 0;
+    for (const Piece& piece : plan.pieces) groups += (piece.bytes + 3) / 4;
+    return static_cast<int64_t>(plan.pieces.size()) <= kMostPieces && groups <= kMostGroups && 2 * groups <= 3 * (plan.weight.run_len + 3) / 4;
+  }
+
+  void take(const Plan& plan, const int8_t* panel) {
+    count = 0;
+    int8_t* to = weights;
+    for (const Piece& piece : plan.pieces) {
+      runs[count++] = {piece.from, to - weights, (piece.bytes + 3) / 4};
+      for (int64_t b = 0; b < piece.bytes; b += 4, to += 4 * kPanel) {
+        const int64_t k = piece.to + b, within = k % 4;
+        const int8_t* from = panel + k / 4 * (4 * kPanel);
+        const int8_t* next = from + (within == 0 ? 0 : 4 * kPanel);
+        const __m512i real = _mm512_set1_epi32(static_cast<int>(0xffffffffu >> (8 * (4 - std::min<int64_t>(4, piece.bytes - b)))));
+        const __m128i down = _mm_cvtsi32_si128(static_cast<int>(8 * within)), up = _mm_cvtsi32_si128(static_cast<int>(32 - 8 * within));
+        for (int64_t i = 0; i < 4 * kPanel; i += 64) {
+          const __m512i low = _mm512_srl_epi32(_mm512_loadu_si512(from + i), down), high = _mm512_sll_epi32(_mm512_loadu_si512(next + i), up);
+          _mm512_store_si512(to + i, _mm512_and_si512(real, _mm512_or_si512(low, high)));
+        }
+      }
+    }
+  }
+
+  Run runs[kMostPieces];
+  int count = 0;
+  alignas(64) int8_t weights[kMostGroups * 4 * kPanel];
+};
+
 // What a sample's tiles ask for, shared out among its pixels.
 class AheadOf {
  public:
   AheadOf(const Plan& plan, const Task& task)
       : from_(static_cast<const char*>(task.ahead)), lines_(task.ahead_bytes / 64), pixels_(plan.out_pixels()),
-        runs_(static_cast<int64_t>(plan.runs.size())) {}
+        runs_(static_cast<int64_t>(plan.walk == Walk::gather ? plan.pieces.size() : plan.runs.size())) {}
 
   Ahead operator()(int64_t pixel, int64_t count) const {
     if (from_ == nullptr) return {};
@@ -99,7 +135,7 @@ class AheadOf {
 // Tiles over pixels whose first taps are offsets[0, count) of a plane. finish(sums, first pixel, pixels).
 template <int V, int... R, typename Finish>
 TORCHQAT_INLINE void tiles_of(std::integer_sequence<int, R...>, const uint8_t* const* planes, int limbs, const int64_t* offsets, int64_t count,
-                              const Plan& plan, const int8_t* panel, const int32_t* init, int32_t (*sums)[(kMostRows + 4) * kPanel],
+                              const Run* runs, int run_count, const int8_t* panel, const int32_t* init, int32_t (*sums)[(kMostRows + 4) * kPanel],
                               const AheadOf* ahead, int64_t pixel, Finish finish) {
   using Tile = void (*)(const uint8_t* const*, const Run*, int, const int8_t*, const int32_t*, int32_t*, Ahead);
   static constexpr Tile of_rows[] = {&pixel_tile<R + 1, V>...};
@@ -109,7 +145,7 @@ TORCHQAT_INLINE void tiles_of(std::integer_sequence<int, R...>, const uint8_t* c
     for (int limb = 0; limb < limbs; ++limb) {
       const uint8_t* pixels[kMostRows];
       for (int64_t i = 0; i < rows; ++i) pixels[i] = planes[limb] + offsets[r + i];
-      of_rows[rows - 1](pixels, plan.runs.data(), static_cast<int>(plan.runs.size()), panel, init, sums[limb],
+      of_rows[rows - 1](pixels, runs, run_count, panel, init, sums[limb],
                         ahead != nullptr && limb == 0 ? (*ahead)(pixel + r, rows) : Ahead{});
     }
     finish(r, rows);
@@ -119,7 +155,8 @@ TORCHQAT_INLINE void tiles_of(std::integer_sequence<int, R...>, const uint8_t* c
 
 bool pixel_tiles(const Plan& plan, const Task& task, int64_t begin, int64_t end, const Constants& constants) {
   const WeightLayout& w = plan.weight;
-  if (plan.walk != Walk::lines || !task.channels_last || w.chunks > 1) return false;
+  const bool pieces = plan.walk == Walk::gather && PieceRuns::serve(plan);
+  if ((plan.walk != Walk::lines && !pieces) || !task.channels_last || w.chunks > 1) return false;
   const auto first_pixel = [&](int64_t strip) {
     const Strip s = strip_at(plan, strip);
     return (s.slice * plan.out[1] + s.line) * plan.out[2] + s.start;
@@ -131,6 +168,7 @@ bool pixel_tiles(const Plan& plan, const Task& task, int64_t begin, int64_t end,
   // Sums of a tile, and rows that full vectors of a few columns read beyond.
   alignas(64) int32_t sums[2][(kMostRows + 4) * kPanel] = {};
   int64_t offsets[kPixelStretch];
+  PieceRuns apart;
   const AheadOf ahead(plan, task);
   PixelWalk walk(plan, first);
   for (int64_t pixel = first; pixel < last; pixel += kPixelStretch) {
@@ -142,11 +180,19 @@ bool pixel_tiles(const Plan& plan, const Task& task, int64_t begin, int64_t end,
       for (int64_t panel = 0; panel < w.panels; ++panel) {
         const int64_t at = plane * w.panels + panel;
         const int8_t* codes = packed_codes(task.packed) + at * w.panel_bytes();
+        const Run* runs = plan.runs.data();
+        auto run_count = static_cast<int>(plan.runs.size());
+        if (pieces) {
+          apart.take(plan, codes);
+          codes = apart.weights;
+          runs = apart.runs;
+          run_count = apart.count;
+        }
         const int32_t* init = constants.init + at * kPanel;
         const Block block = block_of(constants, plan, task, plane, panel, sums[0], reinterpret_cast<float*>(sums[1]),
                                      limbs > 1 ? Sums::limbs : Sums::exact);
         const auto run = [&](auto vectors, auto most, auto finish) __attribute__((always_inline)) {
-          tiles_of<vectors.value>(std::make_integer_sequence<int, most.value>{}, planes, limbs, offsets, count, plan, codes, init, sums,
+          tiles_of<vectors.value>(std::make_integer_sequence<int, most.value>{}, planes, limbs, offsets, count, runs, run_count, codes, init, sums,
                                   at == 0 ? &ahead : nullptr, pixel, finish);
         };
         const auto with = [&](auto vectors, auto most, auto pixels) __attribute__((always_inline)) {

@@ -134,7 +134,10 @@ void for_each_block(int64_t rows, int64_t panels, int64_t row_bytes,
   const int64_t threads = at::get_num_threads();
   if (threads == 1 || rows * panels * cpu::kPanelColumns * row_bytes <= serial_work) {
     const int64_t block = std::max(kBlockRows, kBlockBytes / std::max<int64_t>(row_bytes, 1) / kBlockRows * kBlockRows);
-    for (int64_t i = 0; i < rows; i += block) fn(i, std::min(rows, i + block), 0, panels);
+    for (int64_t i = 0, end; i < rows; i = end) {
+      end = rows - i < block + block / 2 ? rows : i + block;  // a small rest is no reason to read all panels again
+      fn(i, end, 0, panels);
+    }
     return;
   }
   int64_t block = std::max(kBlockRows, kBlockBytes / std::max<int64_t>(row_bytes, 1) / kBlockRows * kBlockRows);

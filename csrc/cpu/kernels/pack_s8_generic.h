@@ -23,6 +23,7 @@ struct PlainBlock {
 };
 
 constexpr int64_t kBlockRows = 16;
+constexpr int64_t kWriteAhead = 256;  // of K: a panel's lines lie too far apart for the hardware to foresee them
 
 // fill(row, k, count, codes) gives count codes of a weight's row from k on; before that, begin(row, rows) is told which rows come.
 template <typename Block, typename Begin, typename Fill>
@@ -46,6 +47,8 @@ TORCHQAT_INLINE void pack_panel(const PackedS8& packed, int64_t p, Begin begin, 
       }
       int32_t* segment_sums = sums + k / kSegment * n_padded + r0;
       for (int64_t part = 0; part < whole; part += 64) {
+        int8_t* later = panel + (k + part + kWriteAhead) * kPanelColumns + r0 * 4;
+        for (int64_t line = 0; line < 16; ++line) __builtin_prefetch(later + line * 256, 1);
         Block::transpose(block + part, block_k, panel + (k + part) * kPanelColumns + r0 * 4, segment_sums);
       }
     }
@@ -132,7 +135,7 @@ TORCHQAT_INLINE void quantize_inside(const T* x, int64_t count, int64_t next, co
     Vec farthest(0.0f);
 #pragma GCC unroll 16
     for (int w = 0; w < vectors; ++w) {
-      if (w * Vec::size * sizeof(T) % 64 == 0) __builtin_prefetch(from + next + w * Vec::size);
+      if (w * Vec::size * sizeof(T) % 64 == 0) __builtin_prefetch(from + next + w * Vec::size, 0, 2);
       const Vec product = Vec::load(from + w * Vec::size) * reciprocal;
       nearest[w] = round_even(product);
       farthest = lane_max_bits(numerics::rounding_distance(product, nearest[w]), farthest);

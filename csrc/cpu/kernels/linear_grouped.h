@@ -75,9 +75,9 @@ TORCHQAT_INLINE int64_t grouped_int8_scratch(const GroupedLayout& w, int64_t row
 // k that many float rows decode at a time.
 constexpr int64_t kFloatBlock = 64;
 
-// Rows laid out for their tiles of six, at most 1 MiB of them.
+// Rows laid out for their tiles of six, at most 4 MiB of them: fewer would share a decoded block among too few.
 TORCHQAT_INLINE int64_t float_strip_rows(const GroupedLayout& w) {
-  const int64_t fit = (int64_t{1} << 20) / (4 * std::max<int64_t>(1, w.k_padded()));
+  const int64_t fit = (int64_t{4} << 20) / (4 * std::max<int64_t>(1, w.k_padded()));
   return std::clamp<int64_t>(fit / 6 * 6, 6, kGroupedRowsAtOnce / 6 * 6);
 }
 

@@ -87,13 +87,18 @@ struct Limbs {
   float *scale, *inverse;
   cpu::LimbLines lines;
 
+  // Lines a power of two apart would fall on the same places of the cache.
+  static int64_t line_bytes(int64_t reduction) {
+    const int64_t padded = cpu::padded64(reduction);
+    return padded % 1024 == 0 ? padded + 64 : padded;
+  }
   static int64_t bytes(int64_t count, int64_t reduction) {
-    return Scratch::padded(2 * count * cpu::padded64(reduction)) + 2 * Scratch::padded(4 * count) +
+    return Scratch::padded(2 * count * line_bytes(reduction)) + 2 * Scratch::padded(4 * count) +
            Scratch::padded(8 * cpu::segment_count(reduction) * count);
   }
 
   Limbs(int64_t count, int64_t reduction, const float* largest, int64_t chunks, Scratch& scratch) {
-    const int64_t ld = cpu::padded64(reduction);
+    const int64_t ld = line_bytes(reduction);
     lines.high = scratch.take<uint8_t>(2 * count * ld);
     lines.low = lines.high + count * ld;
     lines.ld = ld;
@@ -233,7 +238,8 @@ void run(cpu::GemmGrad g, cpu::GemmGradFn kernel, int64_t row_bytes, const Panel
 }
 
 void multiply_limbs(cpu::GemmGrad g, const Limbs& a, int64_t reduction, const PanelSource& source, Scratch& scratch) {
-  g.reduction_bytes = g.lda = a.lines.ld;
+  g.reduction_bytes = cpu::padded64(reduction);
+  g.lda = a.lines.ld;
   g.used_bytes = reduction;
   g.a_high = a.lines.high;
   g.a_low = a.lines.low;

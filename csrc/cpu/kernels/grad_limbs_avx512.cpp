@@ -16,21 +16,26 @@ TORCHQAT_INLINE __m512i high_of(__m512i value) {
 // The low byte of a value is its low limb.
 template <typename T>
 void split_rows_wide(const GradSource& s, const LimbLines& lines, int64_t row_begin, int64_t row_end) {
-  if (s.column_stride != 1 || s.n % 16 != 0 || s.n > kSegment) return split_rows_of<T>(s, lines, row_begin, row_end);
+  if (s.n > kSegment) return split_rows_of<T>(s, lines, row_begin, row_end);
+  const int64_t whole = s.n / 16 * 16, written = (s.n + 15) / 16 * 16;
+  alignas(64) float last_factors[16] = {};
+  for (int64_t j = whole; j < s.n; ++j) last_factors[j - whole] = s.column_factor[j * s.column_stride];
+  const Vec shared(s.n > 0 ? s.column_factor[0] : 0.0f);
   for (int64_t i = row_begin; i < row_end; ++i) {
     const T* row = static_cast<const T*>(s.grad) + i * s.n;
     uint8_t *high = lines.high + i * lines.ld, *low = lines.low + i * lines.ld;
     const Vec inverse(lines.inverse[i]);
     __m512i sum = _mm512_setzero_si512(), high_sum = _mm512_setzero_si512();
-    for (int64_t j = 0; j < s.n; j += 16) {
-      const __m512i value = limbs_of(row + j, Vec::load(s.column_factor + j), inverse), upper = high_of(value);
+    for_columns<16>(row, 0, s.n, [&](const T* g, int64_t j) __attribute__((always_inline)) {
+      const Vec factor = j == whole ? Vec::load(last_factors) : s.column_stride == 1 ? Vec::load(s.column_factor + j) : shared;
+      const __m512i value = limbs_of(g, factor, inverse), upper = high_of(value);
       sum = _mm512_add_epi32(sum, value);
       high_sum = _mm512_add_epi32(high_sum, upper);
       _mm_storeu_si128(reinterpret_cast<__m128i*>(low + j), _mm512_cvtepi32_epi8(value));
       _mm_storeu_si128(reinterpret_cast<__m128i*>(high + j), _mm512_cvtepi32_epi8(upper));
-    }
-    std::memset(high + s.n, 0, static_cast<size_t>(lines.ld - s.n));
-    std::memset(low + s.n, 0, static_cast<size_t>(lines.ld - s.n));
+    });
+    std::memset(high + written, 0, static_cast<size_t>(lines.ld - written));
+    std::memset(low + written, 0, static_cast<size_t>(lines.ld - written));
     const int32_t all = _mm512_reduce_add_epi32(sum), upper = _mm512_reduce_add_epi32(high_sum);
     lines.sums[i] = lines.sums[s.m + i] = 0;
     add_wrapping(lines.sums[i], upper, lines.weight);
@@ -50,7 +55,6 @@ TORCHQAT_INLINE __m512i bytes4(__m512i a, __m512i b, __m512i c, __m512i d) {
 // Sixteen columns x 64 rows at a time: four rows' bytes together, then a transposition of those groups.
 template <typename T>
 void split_columns_wide(const GradSource& s, const LimbLines& lines, int64_t block_begin, int64_t block_end) {
-  if (s.n % 16 != 0) return split_columns_of<T>(s, lines, block_begin, block_end);
   const int64_t first = block_begin * 64, end = std::min(s.n, block_end * 64);
   for (int64_t segment = 0; segment < 2 * segment_count(s.m); ++segment) {
     std::fill(lines.sums + segment * s.n + first, lines.sums + segment * s.n + end, 0);
@@ -66,18 +70,30 @@ void split_columns_wide(const GradSource& s, const LimbLines& lines, int64_t blo
       factors[i] = inside && s.row_factor != nullptr ? s.row_factor[m + i] : 1.0f;
     }
     for (int64_t c = first; c < end; c += 16) {
-      const Vec inverse = Vec::load(lines.inverse + c);
+      // The last columns are read through a padded copy.
+      const int64_t count = std::min<int64_t>(16, end - c), stride = count == 16 ? s.n : 16;
+      const __mmask16 inside = static_cast<__mmask16>((1u << count) - 1);
+      const T* block = static_cast<const T*>(s.grad) + m * s.n + c;
+      alignas(64) T rest[64 * 16];
+      if (count < 16) {
+        std::memset(rest, 0, sizeof rest);
+        for (int64_t i = 0; i < std::min<int64_t>(64, s.m - m); ++i) {
+          std::memcpy(rest + 16 * i, block + i * s.n, static_cast<size_t>(count) * sizeof(T));
+        }
+        block = rest;
+      }
+      const Vec inverse(_mm512_maskz_loadu_ps(inside, lines.inverse + c));
       int32_t* sums = lines.sums + m / kSegment * 2 * s.n + c;
       __m512i low[16], high[16];
-      __m512i low_sum = _mm512_loadu_si512(sums + s.n), high_sum = _mm512_loadu_si512(sums);
+      __m512i low_sum = _mm512_maskz_loadu_epi32(inside, sums + s.n), high_sum = _mm512_maskz_loadu_epi32(inside, sums);
       const int filled = static_cast<int>(std::min<int64_t>(16, (s.m - m + 3) / 4));
       for (int q = filled; q < 16; ++q) low[q] = high[q] = _mm512_setzero_si512();
       for (int q = 0; q < filled; ++q) {
         __m512i value[4];
 #pragma GCC unroll 4
         for (int t = 0; t < 4; ++t) {
-          const int64_t i = m + 4 * q + t;
-          const T* g = i < s.m ? static_cast<const T*>(s.grad) + i * s.n + c : zeros;
+          const int64_t i = 4 * q + t;
+          const T* g = m + i < s.m ? block + i * stride : zeros;
           value[t] = limbs_of(g, Vec(factors[4 * q + t]), inverse);
         }
         low[q] = bytes4(value[0], value[1], value[2], value[3]);
@@ -86,13 +102,13 @@ void split_columns_wide(const GradSource& s, const LimbLines& lines, int64_t blo
         low_sum = _mm512_dpbusd_epi32(low_sum, weight, low[q]);
         high_sum = _mm512_dpbusd_epi32(high_sum, weight, high[q]);
       }
-      _mm512_storeu_si512(sums + s.n, low_sum);
-      _mm512_storeu_si512(sums, high_sum);
+      _mm512_mask_storeu_epi32(sums + s.n, inside, low_sum);
+      _mm512_mask_storeu_epi32(sums, inside, high_sum);
       transpose16(low, [&](int l, __m512i line) __attribute__((always_inline)) {
-        _mm512_storeu_si512(lines.low + (c + l) * lines.ld + m, line);
+        if (l < count) _mm512_storeu_si512(lines.low + (c + l) * lines.ld + m, line);
       });
       transpose16(high, [&](int l, __m512i line) __attribute__((always_inline)) {
-        _mm512_storeu_si512(lines.high + (c + l) * lines.ld + m, line);
+        if (l < count) _mm512_storeu_si512(lines.high + (c + l) * lines.ld + m, line);
       });
     }
   }

@@ -121,6 +121,7 @@ set(TORCHQAT_TORCH_SOURCES
   csrc/cpu/block_view.cpp
   csrc/cpu/conv_backward_bf16.cpp
   csrc/cpu/conv_backward_limbs.cpp
+  csrc/cpu/conv_backward_pointwise.cpp
   csrc/cpu/conv_int8.cpp
   csrc/cpu/dorefa.cpp
   csrc/cpu/embedding.cpp

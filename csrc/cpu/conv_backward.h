@@ -1,6 +1,7 @@
 // What the ways of differentiating a training convolution on the CPU share: its arguments, its results, and who computes them.
 #pragma once
 #include "cpu/conv_int8.h"
+#include "cpu/kernels/conv_grad.h"
 
 namespace torchqat::cpu::conv {
 
@@ -24,11 +25,18 @@ struct Gradients {
 // float32 [n].
 at::Tensor floats_of(const double* values, int64_t n, const at::TensorOptions& options);
 
+// Of the CPU path in use.
+GradKernels grad_kernels();
+
 // The plan of the forward.
 Plan forward_plan(const Backward& b);
 
 // The gradient in 16-bit integers, as two limbs. Nothing where that form does not serve.
 std::optional<Gradients> limbs_backward(const Backward& b);
+
+// The same through a linear layer's products. Nothing where the convolution is no such layer or has kernels that
+// serve it better.
+std::optional<Gradients> pointwise_backward(const Backward& b);
 
 // The gradient in bfloat16, products summed in float32. Nothing on CPUs without bfloat16 products.
 std::optional<Gradients> bf16_backward(const Backward& b);

@@ -136,7 +136,7 @@ class Bf16Backward {
   WeightGradPlan weight_plan_;
   std::vector<Run> runs_;
   Bf16Kernels kernels_ = current_isa() == Isa::amx ? bf16_kernels_amx() : bf16_kernels_avx512bf16();
-  GradKernels grads_ = select(&grad_kernels_scalar, &grad_kernels_avx2, &grad_kernels_avxvnni, &grad_kernels_avx512, &grad_kernels_amx)();
+  GradKernels grads_ = grad_kernels();
   uint8_t *planes_ = nullptr, *codes_ = nullptr, *panels_ = nullptr, *pixels_ = nullptr;
 };
 

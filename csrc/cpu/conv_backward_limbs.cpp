@@ -9,10 +9,6 @@
 namespace torchqat::cpu::conv {
 namespace {
 
-GradKernels grad_kernels() {
-  return select(&grad_kernels_scalar, &grad_kernels_avx2, &grad_kernels_avxvnni, &grad_kernels_avx512, &grad_kernels_amx)();
-}
-
 // The buffers of a sample, one after the other in the scratch of the calling thread.
 struct Workspace {
   uint8_t *limbs[2], *padded[2], *codes;

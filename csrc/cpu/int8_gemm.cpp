@@ -122,6 +122,18 @@ Int8Weight read_int8_weight(const char* op, const at::Tensor& packed_weight) {
   return w;
 }
 
+at::Tensor pack_int8_weight(const at::Tensor& codes, bool lasting) {
+  const at::Tensor source = codes.contiguous();
+  const int64_t n = codes.size(0), k = codes.size(1);
+  at::Tensor packed = make_int8_weight(n, k, lasting);
+  const cpu::PackedS8 target = int8_weight_target(packed, n, k);
+  const auto kernel = cpu::select<cpu::PackS8Fn>(cpu::pack_s8_scalar, cpu::pack_s8_avx2, cpu::pack_s8_avx512);
+  const int8_t* data = source.const_data_ptr<int8_t>();
+  at::parallel_for(0, cpu::padded64(n) / cpu::kPanelColumns, 1,
+                   [&](int64_t begin, int64_t end) { kernel(data, target, begin, end); });
+  return packed;
+}
+
 cpu::PackedS8 int8_weight_target(const at::Tensor& packed_weight, int64_t n, int64_t k) {
   uint8_t* data = packed_weight.mutable_data_ptr<uint8_t>() + kPackedHeaderBytes;
   const int64_t sum_bytes = cpu::segment_count(k) * cpu::padded64(n) * 4;

@@ -36,6 +36,8 @@ struct Int8Weight {
 
 at::Tensor make_int8_weight(int64_t n, int64_t k, bool lasting = false);
 Int8Weight read_int8_weight(const char* op, const at::Tensor& packed_weight);
+// int8 codes [n, k].
+at::Tensor pack_int8_weight(const at::Tensor& codes, bool lasting = false);
 // Where to pack to.
 cpu::PackedS8 int8_weight_target(const at::Tensor& packed_weight, int64_t n, int64_t k);
 

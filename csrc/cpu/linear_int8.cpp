@@ -11,15 +11,7 @@ namespace {
 
 at::Tensor linear_int8_pack_cpu(const at::Tensor& codes) {
   check_linear_int8_pack(codes);
-  const at::Tensor source = codes.contiguous();
-  const int64_t n = codes.size(0), k = codes.size(1);
-  at::Tensor packed = make_int8_weight(n, k, true);
-  const cpu::PackedS8 target = int8_weight_target(packed, n, k);
-  const auto kernel = cpu::select<cpu::PackS8Fn>(cpu::pack_s8_scalar, cpu::pack_s8_avx2, cpu::pack_s8_avx512);
-  const int8_t* data = source.const_data_ptr<int8_t>();
-  at::parallel_for(0, cpu::padded64(n) / cpu::kPanelColumns, 1,
-                   [&](int64_t begin, int64_t end) { kernel(data, target, begin, end); });
-  return packed;
+  return pack_int8_weight(codes, /*lasting=*/true);
 }
 
 at::Tensor linear_int8_unpack_cpu(const at::Tensor& packed_weight) {

@@ -17,6 +17,10 @@ at::Tensor floats_of(const double* values, int64_t n, const at::TensorOptions& o
   return result;
 }
 
+GradKernels grad_kernels() {
+  return select(&grad_kernels_scalar, &grad_kernels_avx2, &grad_kernels_avxvnni, &grad_kernels_avx512, &grad_kernels_amx)();
+}
+
 Plan forward_plan(const Backward& b) {
   const auto kernel = b.weight_codes.sizes().slice(2);
   const WeightLayout layout = weight_layout(b.groups, b.weight_codes.size(1), b.weight_codes.size(0) / b.groups,
@@ -194,7 +198,15 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> qat_conv_backward_cpu(
   std::optional<Gradients> g = depthwise_backward(b);
   const bool integer = backward == "int16" || (backward == "auto" && cpu::current_isa() >= cpu::Isa::avxvnni);
   const bool empty = b.codes.numel() == 0 || b.grad.numel() == 0;
-  if (!g.has_value() && integer && !empty) g = limbs_backward(b);
+  if (!g.has_value() && integer && !empty) {
+    g = pointwise_backward(b);
+    if (g.has_value()) {
+      const bool masked = b.mask == nullptr || b.codes.size(1) % 8 == 0 || b.codes.numel() == b.codes.size(0) * b.codes.size(1);
+      if (wanted[0] && !masked) apply_mask(g->input, b.mask);
+    } else {
+      g = limbs_backward(b);
+    }
+  }
   if (!g.has_value() && backward == "bfloat16" && !empty) g = bf16_backward(b);
   if (!g.has_value()) {
     g = float_backward(b, backward == "bfloat16");

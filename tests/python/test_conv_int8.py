@@ -248,9 +248,9 @@ def test_opcheck_compile_and_script():
 
 
 @pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("grid", [(0, 255), (-128, 127)])
-@pytest.mark.parametrize("name", ["3x3", "odd", "depthwise", "narrow groups", "small maps", "3d", "per sample", "flat 7x7",
-                                  "1x1", "1x1 batch", "1x1 batch per sample", "1x1 stride", "no padding"])
+@pytest.mark.parametrize("grid", [(0, 255), (-128, 127), (0, 127)])
+@pytest.mark.parametrize("name", ["first layer", "7x7 stem", "dilated in x", "3x3", "odd", "depthwise", "narrow groups", "small maps",
+                                  "3d", "per sample", "flat 7x7", "1x1", "1x1 batch", "1x1 batch per sample", "1x1 stride", "no padding"])
 def test_codes_in_and_out_equal_the_float_way(name, grid, isa):
     ops._set_cpu_isa(isa)
     case = Case(21, **CASES[name] | dict(grid=grid))

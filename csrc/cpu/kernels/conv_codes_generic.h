@@ -214,7 +214,7 @@ TORCHQAT_INLINE void store_codes(const CodeGrid&, const CodePacker& pack, int64_
 }
 
 // Stores codes of pixels `apart` bytes apart, from sums kPanel apart, Pixels of them in a vector; cut.window is not below 0.
-template <int Pixels>
+template <int Pixels, bool FullU8 = false>
 struct PixelStore {
   static constexpr int vectors = 4 / Pixels, width = kPanel / Pixels;
   const CodePacker& pack;
@@ -243,7 +243,7 @@ struct PixelStore {
     __m512i s[4];
 #pragma GCC unroll 4
     for (int j = 0; j < 4; ++j) s[j] = _mm512_loadu_si512(sums + j / vectors * kPanel + 16 * (j % vectors));
-    return pack.codes_of<Deal::natural>(s, c);
+    return pack.template codes_of<Deal::natural, FullU8>(s, c);
   }
 
   // Sums up to Pixels - 1 rows beyond the last pixel are read, and nothing is made of them.

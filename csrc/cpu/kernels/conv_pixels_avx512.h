@@ -201,9 +201,12 @@ bool pixel_tiles(const Plan& plan, const Task& task, int64_t begin, int64_t end,
           } else if (block.cut.window < 0) {
             run(vectors, most, [&](int64_t r, int64_t rows) { finish_codes(plan, task, block, 0, rows, pixel + r); });
           } else {
-            const PixelStore<pixels.value> store(pack, block.cut, block.scale, block.bias, block.columns, channels);
-            uint8_t* to = task.out_codes + pixel * channels + block.channel;
-            run(vectors, most, [&](int64_t r, int64_t rows) __attribute__((always_inline)) { store(sums[0], rows, to + r * channels); });
+            const auto stored = [&](auto full) __attribute__((always_inline)) {
+              const PixelStore<pixels.value, full.value> store(pack, block.cut, block.scale, block.bias, block.columns, channels);
+              uint8_t* to = task.out_codes + pixel * channels + block.channel;
+              run(vectors, most, [&](int64_t r, int64_t rows) __attribute__((always_inline)) { store(sums[0], rows, to + r * channels); });
+            };
+            grid.high == 255.0f ? stored(std::true_type{}) : stored(std::false_type{});
           }
         };
         using std::integral_constant;

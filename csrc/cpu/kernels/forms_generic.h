@@ -194,6 +194,41 @@ TORCHQAT_INLINE void indices_of(const Reader<float>& read, float offset, const f
   numerics::select(numerics::is_nan(level), Vec(-1.0f), level).store_s32(to);
 }
 
+// Entries of Vec::size indices; a NaN's is a NaN, or the code of 0.
+template <typename Out>
+TORCHQAT_INLINE void gather(const Out* table, float offset, const int32_t* index, int64_t count, Out* out) {
+  for (int64_t j = 0; j < count; ++j) {
+    if (index[j] >= 0) {
+      out[j] = table[index[j]];
+    } else if constexpr (std::is_same_v<Out, float>) {
+      out[j] = std::numeric_limits<float>::quiet_NaN();
+    } else {
+      out[j] = table[static_cast<int>(offset)];
+    }
+  }
+}
+
+TORCHQAT_INLINE void gather_whole(const float* table, float offset, const int32_t* index, float* out) {
+#if defined(__AVX512F__)
+  const __m512i at = _mm512_loadu_si512(index);
+  const __m512 nan = _mm512_set1_ps(std::numeric_limits<float>::quiet_NaN());
+  _mm512_storeu_ps(out, _mm512_mask_i32gather_ps(nan, _mm512_cmpge_epi32_mask(at, _mm512_setzero_si512()), at, table, 4));
+  static_cast<void>(offset);
+#elif defined(__AVX2__)
+  const __m256i at = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(index));
+  const __m256 nan = _mm256_set1_ps(std::numeric_limits<float>::quiet_NaN());
+  const __m256 inside = _mm256_castsi256_ps(_mm256_cmpgt_epi32(at, _mm256_set1_epi32(-1)));
+  _mm256_storeu_ps(out, _mm256_mask_i32gather_ps(nan, table, at, inside, 4));
+  static_cast<void>(offset);
+#else
+  gather(table, offset, index, Vec::size, out);
+#endif
+}
+template <typename Out>
+TORCHQAT_INLINE void gather_whole(const Out* table, float offset, const int32_t* index, Out* out) {
+  gather(table, offset, index, Vec::size, out);
+}
+
 template <typename T, typename Out>
 void lookup_span(const Lookup& task, int64_t begin, int64_t end) {
   const Out* table = static_cast<const Out*>(task.table);
@@ -203,21 +238,17 @@ void lookup_span(const Lookup& task, int64_t begin, int64_t end) {
   if constexpr (std::is_same_v<T, float>) {
     const Reader<float> read(task.grid);
     const float offset = task.grid.zero_point - task.grid.quant_min;
-    for (int64_t i = begin; i < end; i += Vec::size) {
-      const int64_t left = std::min<int64_t>(Vec::size, end - i);
+    alignas(64) int32_t index[Vec::size];
+    int64_t i = begin;
+    for (; i + Vec::size <= end; i += Vec::size) {
+      indices_of(read, offset, input + i, index);
+      gather_whole(table, offset, index, out + i);
+    }
+    if (i < end) {
       float values[Vec::size] = {};
-      int32_t index[Vec::size];
-      std::memcpy(values, input + i, static_cast<size_t>(left) * sizeof(float));
+      std::memcpy(values, input + i, static_cast<size_t>(end - i) * sizeof(float));
       indices_of(read, offset, values, index);
-      for (int64_t j = 0; j < left; ++j) {
-        if (index[j] >= 0) {
-          out[i + j] = table[index[j]];
-        } else if constexpr (std::is_same_v<Out, float>) {
-          out[i + j] = std::numeric_limits<float>::quiet_NaN();
-        } else {
-          out[i + j] = table[static_cast<int>(offset)];
-        }
-      }
+      gather(table, offset, index, end - i, out + i);
     }
   } else {
     // By byte, with codes outside the grid taken as its ends.

@@ -15,16 +15,17 @@ struct Avx512Tile {
   // A panel is longer than the first-level cache: its lines are asked for this many bytes before their turn.
   static constexpr int kNear = 2048;
 
-  // What comes after this panel, and how many whole tiles will read this one: they bring it to the second-level cache.
+  // What comes after this panel, and how many whole tiles will read this one: they bring it to the second-level cache, spread
+  // over up to 16 of them, for memory that answers slowly would hold up a tile that asked for all.
   void expect(const uint8_t* next, int64_t bytes, int64_t tiles) {
     next_ = next;
-    lines_ = tiles < 4 ? 2 : 1;
-    steps_left_ = bytes / (64 * lines_);
+    stride_ = tiles < 4 ? 128 : tiles < 8 ? 64 : tiles < 16 ? 32 : 16;
+    steps_left_ = bytes / stride_;
   }
 
   template <typename Op, int rows0, int rows1, int far_lines = 0>
   static void rows(const uint8_t* a0, const uint8_t* a1, int64_t lda, const uint8_t* b, int64_t steps, int32_t* acc,
-                   const uint8_t* far = nullptr) {
+                   const uint8_t* far = nullptr, int64_t far_stride = 0) {
     constexpr int count = rows0 + rows1;
     __m512i sum[count * 4];
     unrolled<count * 4>([&](auto i) __attribute__((always_inline)) { sum[i] = _mm512_setzero_si512(); });
@@ -37,7 +38,7 @@ struct Avx512Tile {
       unrolled<far_lines>([&](auto q) __attribute__((always_inline)) {
         _mm_prefetch(reinterpret_cast<const char*>(far + 64 * q), _MM_HINT_T1);
       });
-      if constexpr (far_lines > 0) far += 64 * far_lines;
+      if constexpr (far_lines > 0) far += far_stride;
       unrolled<count>([&](auto r) __attribute__((always_inline)) {
         constexpr int row = decltype(r)::value, first = 4 * row;
         const __m512i a = broadcast4(row < rows0 ? a0 + row * lda : a1 + (row - rows0) * lda);
@@ -87,17 +88,17 @@ struct Avx512Tile {
       default: {
         if (steps_left_ <= 0) return rows<Op, 3, 3>(a0, a1, lda, panel, steps, acc);
         const uint8_t* far = next_;
-        next_ += steps * 64 * lines_;
+        next_ += steps * stride_;
         steps_left_ -= steps;
-        return lines_ == 1 ? rows<Op, 3, 3, 1>(a0, a1, lda, panel, steps, acc, far)
-                           : rows<Op, 3, 3, 2>(a0, a1, lda, panel, steps, acc, far);
+        return stride_ <= 64 ? rows<Op, 3, 3, 1>(a0, a1, lda, panel, steps, acc, far, stride_)
+                             : rows<Op, 3, 3, 2>(a0, a1, lda, panel, steps, acc, far, stride_);
       }
     }
   }
 
  private:
   const uint8_t* next_ = nullptr;
-  int64_t steps_left_ = 0, lines_ = 1;
+  int64_t steps_left_ = 0, stride_ = 64;
 };
 
 }  // namespace

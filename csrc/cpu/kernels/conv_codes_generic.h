@@ -239,18 +239,19 @@ struct PixelStore {
   }
   PixelStore(const PixelStore&) = delete;
 
-  TORCHQAT_INLINE __m512i codes(const int32_t* sums) const {
+  TORCHQAT_INLINE __m512i codes(const int32_t* sums, const CodePacker::Constants& constants) const {
     __m512i s[4];
 #pragma GCC unroll 4
     for (int j = 0; j < 4; ++j) s[j] = _mm512_loadu_si512(sums + j / vectors * kPanel + 16 * (j % vectors));
-    return pack.template codes_of<Deal::natural, FullU8>(s, c);
+    return pack.template codes_of<Deal::natural, FullU8>(s, constants);
   }
 
   // Sums up to Pixels - 1 rows beyond the last pixel are read, and nothing is made of them.
   TORCHQAT_INLINE void operator()(const int32_t* sums, int64_t count, uint8_t* to) const {
+    const CodePacker::Constants constants = c;  // of this scope, so that they may stay in registers beside stores of bytes
     int64_t r = 0;
     for (; r + Pixels <= count; r += Pixels, sums += Pixels * kPanel, to += Pixels * apart) {
-      const __m512i bytes = codes(sums);
+      const __m512i bytes = codes(sums, constants);
       if constexpr (Pixels == 1) {
         _mm512_mask_storeu_epi8(to, real, bytes);
       } else if (apart == width) {
@@ -267,7 +268,7 @@ struct PixelStore {
     }
     if constexpr (Pixels > 1) {
       // The first pixel of a vector, whatever stands beside it.
-      for (; r < count; ++r, sums += kPanel, to += apart) _mm512_mask_storeu_epi8(to, real, codes(sums));
+      for (; r < count; ++r, sums += kPanel, to += apart) _mm512_mask_storeu_epi8(to, real, codes(sums, constants));
     }
   }
 };

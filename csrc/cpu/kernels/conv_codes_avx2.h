@@ -12,24 +12,18 @@ namespace {
 
 struct CodePacker {
   static constexpr int64_t width = 32;
-  // Of values: a unit of the fixed point, half its window, and the constants of quotient and cap.
-  static constexpr int kValueMargin = 5;
+  // Half the window of values.
+  static constexpr int kValueMargin = ValueConstants::kMargin;
   __m256 ratio, shift, cap;
   __m256i lowest, highest, sign;
   const CodeGrid& grid;
   int offset;
 
-  explicit CodePacker(const CodeGrid& g) : grid(g), offset(g.low < 0 ? 128 : 0) {
-    const float unit = g.reciprocal * 0x1p16f;  // one rounding; with those of shift, product and quotient 4 units, and half a one
-    // NaN sends everything to the division.
-    ratio = _mm256_set1_ps(unit < 0x1p100f ? unit : __builtin_nanf(""));
-    const auto up = static_cast<float>(offset);
-    shift = _mm256_set1_ps(((g.zero + up + 0.5f) + static_cast<float>(kValueMargin) * 0x1p-16f) * 0x1p16f);
-    cap = _mm256_set1_ps(0x1p25f + 0x1p15f);  // far above the grid, and no near-tie
-    lowest = _mm256_set1_epi8(static_cast<char>(static_cast<int>(g.low) + offset));
-    highest = _mm256_set1_epi8(static_cast<char>(static_cast<int>(g.high) + offset));
-    sign = _mm256_set1_epi8(static_cast<char>(offset));
-  }
+  explicit CodePacker(const CodeGrid& g) : CodePacker(g, ValueConstants(g)) {}
+  CodePacker(const CodeGrid& g, const ValueConstants& c)
+      : ratio(_mm256_set1_ps(c.ratio)), shift(_mm256_set1_ps(c.shift)), cap(_mm256_set1_ps(c.cap)),
+        lowest(_mm256_set1_epi8(static_cast<char>(c.lowest))), highest(_mm256_set1_epi8(static_cast<char>(c.highest))),
+        sign(_mm256_set1_epi8(static_cast<char>(c.offset))), grid(g), offset(c.offset) {}
 
   // The whole parts of fixed points, clamped, in order.
   TORCHQAT_INLINE __m256i bytes_of(const __m256i fixed[4]) const {

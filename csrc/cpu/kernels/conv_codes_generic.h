@@ -34,6 +34,21 @@ struct CodeGrid {
   }
 };
 
+// Constants that take a value to its code by a fixed point of 16 bits: (y / s + z + 1/2 + margin units) * 2^16.
+struct ValueConstants {
+  static constexpr int kMargin = 5;  // of one rounding, those of shift, product and quotient 4 units, and half a one: half the window
+  float ratio, shift, cap;
+  int offset, lowest, highest;  // of bytes; signed grids lie 128 higher until they are stored
+  explicit ValueConstants(const CodeGrid& g) : offset(g.low < 0 ? 128 : 0) {
+    const float unit = g.reciprocal * 0x1p16f;
+    ratio = unit < 0x1p100f ? unit : __builtin_nanf("");  // NaN sends everything to the division
+    shift = ((g.zero + static_cast<float>(offset) + 0.5f) + static_cast<float>(kMargin) * 0x1p-16f) * 0x1p16f;
+    cap = 0x1p25f + 0x1p15f;  // far above the grid, and no near-tie
+    lowest = static_cast<int>(g.low) + offset;
+    highest = static_cast<int>(g.high) + offset;
+  }
+};
+
 // Codes of y[0, n) (n a multiple of Vec::size), stored as bytes.
 inline void store_codes_exactly(const CodeGrid& g, const float* y, int64_t n, uint8_t* to) {
   for (int64_t i = 0; i < n; i += Vec::size) {
@@ -93,24 +108,18 @@ enum class Deal { natural, quads };
 // 64 codes at a time by the fixed point of Shortcut.
 struct CodePacker {
   static constexpr int64_t width = 64;
-  // Of values: a unit of the fixed point, half its window, and the constants of quotient and cap.
-  static constexpr int kValueMargin = 5;
+  // Half the window of values.
+  static constexpr int kValueMargin = ValueConstants::kMargin;
   __m512 ratio, shift, cap;
   __m512i lowest, highest, sign;
   const CodeGrid& grid;
   int offset;
 
-  explicit CodePacker(const CodeGrid& g) : grid(g), offset(g.low < 0 ? 128 : 0) {
-    const float unit = g.reciprocal * 0x1p16f;  // one rounding; with those of shift, product and quotient 4 units, and half a one
-    // NaN sends everything to the division.
-    ratio = _mm512_set1_ps(unit < 0x1p100f ? unit : __builtin_nanf(""));
-    const auto up = static_cast<float>(offset);
-    shift = _mm512_set1_ps(((g.zero + up + 0.5f) + static_cast<float>(kValueMargin) * 0x1p-16f) * 0x1p16f);
-    cap = _mm512_set1_ps(0x1p25f + 0x1p15f);  // far above the grid, and no near-tie
-    lowest = _mm512_set1_epi8(static_cast<char>(static_cast<int>(g.low) + offset));
-    highest = _mm512_set1_epi8(static_cast<char>(static_cast<int>(g.high) + offset));
-    sign = _mm512_set1_epi8(static_cast<char>(offset));
-  }
+  explicit CodePacker(const CodeGrid& g) : CodePacker(g, ValueConstants(g)) {}
+  CodePacker(const CodeGrid& g, const ValueConstants& c)
+      : ratio(_mm512_set1_ps(c.ratio)), shift(_mm512_set1_ps(c.shift)), cap(_mm512_set1_ps(c.cap)),
+        lowest(_mm512_set1_epi8(static_cast<char>(c.lowest))), highest(_mm512_set1_epi8(static_cast<char>(c.highest))),
+        sign(_mm512_set1_epi8(static_cast<char>(c.offset))), grid(g), offset(c.offset) {}
 
   // Channels in order, from what two packings give: within its 128-bit lane, byte i of vector j lies at 8 * (j / 2) + 2 * i + j % 2.
   template <Deal D>

@@ -22,6 +22,12 @@ struct Quad {
   __m256i v[4];
 };
 
+TORCHQAT_INLINE Quad zero_quad() {
+  const __m256i none = _mm256_setzero_si256();
+  return {{none, none, none, none}};
+}
+TORCHQAT_INLINE __m256i load_codes(const uint8_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+
 TORCHQAT_INLINE Quad interleave4(__m256i a, __m256i b, __m256i c, __m256i d) {
   const __m256i ab0 = _mm256_unpacklo_epi8(a, b), ab1 = _mm256_unpackhi_epi8(a, b);
   const __m256i cd0 = _mm256_unpacklo_epi8(c, d), cd1 = _mm256_unpackhi_epi8(c, d);
@@ -83,75 +89,33 @@ inline QuadWeights weights_of(const int8_t* weight, int64_t channels, int64_t co
   return QuadWeights(interleave4(load(t0), load(t1), load(t2), load(t3)));
 }
 
-constexpr int64_t kMostQuads = 64;
+}  // namespace
+}  // namespace torchqat::cpu::conv
+
+#include "cpu/kernels/conv_depthwise_no_lines.h"
+#include "cpu/kernels/conv_depthwise_quads.h"
+
+namespace torchqat::cpu::conv {
+namespace {
+
 struct QuadTable {
   alignas(32) unsigned char bytes[kMostQuads * sizeof(QuadWeights)];
   QuadWeights* begin() { return reinterpret_cast<QuadWeights*>(bytes); }
 };
 
-// depthwise of up to 32 channels; a, weight, init and sums begin at the first.
-inline void depthwise_quads(const Plan& plan, const uint8_t* a, const int8_t* weight, int64_t columns, int64_t rows, const int32_t* init,
-                            int32_t* sums) {
-  const int64_t channels = plan.weight.groups, taps = static_cast<int64_t>(plan.taps.size());
-  const int64_t* at = plan.taps.data();
-  const auto codes_at = [](const uint8_t* p) __attribute__((always_inline)) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); };
-  const __m256i none = _mm256_setzero_si256();
-  const Quad zero{{none, none, none, none}};
-  QuadTable storage;
-  QuadWeights* table = storage.begin();
-  const int64_t kernel_rows = taps / 3;
-  if (plan.weight.kernel[2] == 3 && plan.dilation[2] == 1 && plan.stride[2] == 1 && 2 * kernel_rows <= kMostQuads) {
-    // Four neighbouring pixels serve two outputs: against (w0, w1, w2, 0) and (0, w0, w1, w2).
-    for (int64_t k = 0; k < kernel_rows; ++k) {
-      table[2 * k] = weights_of(weight, channels, columns, taps, 3 * k, 3 * k + 1, 3 * k + 2, -1);
-      table[2 * k + 1] = weights_of(weight, channels, columns, taps, -1, 3 * k, 3 * k + 1, 3 * k + 2);
-    }
-    for (int64_t r = 0; r < rows; r += 2) {
-      Quad left = zero, right = zero;
-      for (int64_t k = 0; k < kernel_rows; ++k) {
-        const uint8_t* p = a + r * channels + at[3 * k];
-        const Quad q = interleave4(codes_at(p), codes_at(p + channels), codes_at(p + 2 * channels), codes_at(p + 3 * channels));
-        multiply_add(left, q, table[2 * k]);
-        multiply_add(right, q, table[2 * k + 1]);
-      }
-      store_sums(left, init, sums + r * kPanel);
-      store_sums(right, init, sums + (r + 1) * kPanel);  // sums have room for one row more
-    }
-    return;
-  }
-  // Taps in fours; a large kernel takes several rounds over the rows.
-  for (int64_t first = 0; first < taps; first += 4 * kMostQuads) {
-    const int64_t quads = std::min(kMostQuads, (taps - first + 3) / 4);
-    for (int64_t q = 0; q < quads; ++q) {
-      const int64_t t = first + 4 * q;
-      table[q] = weights_of(weight, channels, columns, taps, t, t + 1, t + 2, t + 3);
-    }
-    for (int64_t r = 0; r < rows; ++r) {
-      const uint8_t* p = a + r * plan.row_stride;
-      Quad total = zero;
-      for (int64_t q = 0; q < quads; ++q) {
-        const auto tap = [&](int64_t j) __attribute__((always_inline)) { return codes_at(p + at[std::min(first + 4 * q + j, taps - 1)]); };
-        multiply_add(total, interleave4(tap(0), tap(1), tap(2), tap(3)), table[q]);
-      }
-      store_sums(total, first == 0 ? init : sums + r * kPanel, sums + r * kPanel);
-    }
-  }
-}
-
 // sums[r][lane] = init + sum over taps of code * weight, for channels [channel, channel + columns). a: the first tap of row
 // 0; weight: [taps][channels].
 void depthwise(const Plan& plan, const uint8_t* a, const int8_t* weight, int64_t channel, int64_t columns, int64_t rows,
                const int32_t* init, int32_t* sums) {
+  const int64_t channels = plan.weight.groups, taps = static_cast<int64_t>(plan.taps.size());
+  QuadTable storage;
+  QuadWeights* table = storage.begin();
   for (int64_t c = 0; c < columns; c += kQuadChannels) {
-    depthwise_quads(plan, a + channel + c, weight + channel + c, columns - c, rows, init + c, sums + c);
+    const int8_t* w = weight + channel + c;
+    depthwise_by_quads(plan, a + channel + c, rows, init + c, sums + c, table, [&](int64_t slot, int64_t t0, int64_t t1, int64_t t2, int64_t t3) {
+      table[slot] = weights_of(w, channels, columns - c, taps, t0, t1, t2, t3);
+    });
   }
-}
-
-bool reads_plain_codes(const Plan&) { return false; }
-
-template <typename Block>
-bool depthwise_lines(const Plan&, const Task&, const int8_t*, int64_t, int64_t, const int32_t*, const Block&) {
-  return false;
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 #pragma once
 #include <cstring>
 
+#include "cpu/kernels/conv_depthwise_no_lines.h"
 #include "cpu/kernels/conv_int8.h"
 
 namespace torchqat::cpu::conv {
@@ -26,13 +27,6 @@ void depthwise(const Plan& plan, const uint8_t* a, const int8_t* weight, int64_t
     }
     std::memcpy(sums + r * kPanel, acc, sizeof acc);
   }
-}
-
-bool reads_plain_codes(const Plan&) { return false; }
-
-template <typename Block>
-bool depthwise_lines(const Plan&, const Task&, const int8_t*, int64_t, int64_t, const int32_t*, const Block&) {
-  return false;
 }
 
 }  // namespace

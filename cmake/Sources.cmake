@@ -100,6 +100,7 @@ set(TORCHQAT_TORCH_SOURCES
   csrc/autocast/linear_int8.cpp
   csrc/autocast/qat_conv_int8.cpp
   csrc/autograd/batch_norm.cpp
+  csrc/autograd/deployed.cpp
   csrc/autograd/dorefa.cpp
   csrc/autograd/fake_quantize.cpp
   csrc/autograd/float_grid.cpp

@@ -1,5 +1,4 @@
-// Shapes of the integer forms. They have no gradient of their own: training differentiates the float operation.
-#include "autograd/no_gradient.h"
+// Shapes of the integer forms.
 #include "ops/forms.h"
 
 namespace torchqat {
@@ -58,10 +57,6 @@ TORCH_LIBRARY_IMPL(torchqat, Meta, m) {
   m.impl("avg_pool_int8", &avg_pool_int8_meta);
   m.impl("max_pool_codes", &max_pool_codes_meta);
   m.impl("lookup_int8", &lookup_int8_meta);
-}
-
-TORCH_LIBRARY_IMPL(torchqat, Autograd, m) {
-  for (const char* name : {"add_int8", "avg_pool_int8", "max_pool_codes", "lookup_int8"}) m.impl(name, no_gradient());
 }
 
 }  // namespace torchqat

@@ -65,12 +65,5 @@ TORCH_LIBRARY_IMPL(torchqat, Meta, m) {
   m.impl("linear_weight_only", &linear_weight_only_meta);
 }
 
-// Integer weights have nothing to learn, and the rounding of the input has no gradient here.
-TORCH_LIBRARY_IMPL(torchqat, Autograd, m) {
-  m.impl("linear_grouped_int8", torch::autograd::autogradNotImplementedFallback());
-  m.impl("linear_grouped_int8_dynamic", torch::autograd::autogradNotImplementedFallback());
-  m.impl("linear_weight_only", torch::autograd::autogradNotImplementedFallback());
-}
-
 }  // namespace
 }  // namespace torchqat

@@ -34,11 +34,5 @@ TORCH_LIBRARY_IMPL(torchqat, Meta, m) {
   m.impl("linear_int8_dynamic", &linear_int8_dynamic_meta);
 }
 
-// Integer weights have nothing to learn, and the rounding of the input has no gradient here.
-TORCH_LIBRARY_IMPL(torchqat, Autograd, m) {
-  m.impl("linear_int8", torch::autograd::autogradNotImplementedFallback());
-  m.impl("linear_int8_dynamic", torch::autograd::autogradNotImplementedFallback());
-}
-
 }  // namespace
 }  // namespace torchqat

@@ -1,5 +1,4 @@
 // Shape of linear_int8_codes.
-#include "autograd/no_gradient.h"
 #include "ops/forms.h"
 #include "ops/linear_int8.h"
 
@@ -21,6 +20,5 @@ at::Tensor linear_int8_codes_meta(const at::Tensor& input, const at::Tensor& pac
 }  // namespace
 
 TORCH_LIBRARY_IMPL(torchqat, Meta, m) { m.impl("linear_int8_codes", &linear_int8_codes_meta); }
-TORCH_LIBRARY_IMPL(torchqat, Autograd, m) { m.impl("linear_int8_codes", no_gradient()); }
 
 }  // namespace torchqat

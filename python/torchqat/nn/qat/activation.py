@@ -79,7 +79,7 @@ class Activation(QatForm):
         scale, zero_point = quantizer.qparams(x)
         low, high = quantizer.quant_min, quantizer.quant_max
         table = function_table(self.function, self.argument, scale, zero_point, low, high)
-        y = torch.ops.torchqat.lookup_int8(x, scale, zero_point, low, high, table)
+        y = torch.ops.torchqat.lookup_int8(x.detach(), scale.detach(), zero_point, low, high, table.detach())
         if torch.is_grad_enabled() and x.requires_grad:
             smooth = apply_function(
                 self.function, torch.ops.torchqat.fake_quantize(x, scale, zero_point, [], low, high), self.argument

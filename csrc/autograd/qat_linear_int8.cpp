@@ -3,7 +3,6 @@
 #include "autograd/no_gradient.h"
 #include "autograd/qat_layer.h"
 #include "autograd/qat_linear_int8.h"
-#include "cpu/output.h"
 #include "cpu/qat_linear_int8.h"
 
 namespace torchqat {
@@ -80,8 +79,6 @@ struct QatLinearInt8Observed : torch::autograd::Function<QatLinearInt8Observed> 
                           const cpu::ObservedArguments* arguments, Backward way) {
     at::AutoDispatchBelowADInplaceOrView below;
     cpu::ObservedForward f = cpu::qat_linear_int8_observed_forward(*arguments, /*with_masks=*/true);
-    // Only the input's gradient reads the weight's codes: a network's first layer need not keep them.
-    if (!input.requires_grad()) f.packed_weight = cpu::result_bytes(0);
     ctx->save_for_backward({std::move(f.codes), std::move(f.mask), std::move(f.packed_weight), std::move(f.weight_mask),
                             std::move(f.input_scale), std::move(f.input_zero_point), std::move(f.weight_scale)});
     LayerNumbers(input, weight, bias, arguments->ranges, false, false, 1.0, 1.0, way).save(ctx);

@@ -158,17 +158,12 @@ Gradients backward_cpu(const at::Tensor& grad_output, const at::Tensor& codes, c
   constexpr auto op = "_qat_linear_int8_backward";
   check_qat_linear_int8_backward(grad_output, codes, packed_weight, backward);
   GradProblem p;
+  p.weight = read_int8_weight(op, packed_weight);
   p.n = grad_output.size(-1);
   p.m = codes.size(0);
   p.k = k;
-  TORCH_CHECK_VALUE(codes.size(1) == cpu::padded64(k), op, ": codes must have ", cpu::padded64(k), " columns for k ", k, ", got ",
-                    codes.sizes());
-  // Empty where the input's gradient, which alone reads it, is not wanted.
-  if (wanted[0] || packed_weight.numel() > 0) {
-    p.weight = read_int8_weight(op, packed_weight);
-    TORCH_CHECK_VALUE(p.weight.n == p.n && p.weight.k == k, op, ": packed_weight must hold ", p.n, " x ", k, " codes, got ",
-                      p.weight.n, " x ", p.weight.k);
-  }
+  TORCH_CHECK_VALUE(p.weight.n == p.n && p.weight.k == k && codes.size(1) == p.weight.k_padded, op,
+                    ": packed_weight must hold ", p.n, " x ", k, " codes, got ", p.weight.n, " x ", p.weight.k);
   const auto check_mask = [&](const OptionalTensor& bits, const char* name, int64_t rows) {
     if (!bits.has_value()) return at::Tensor();
     TORCH_CHECK_VALUE(bits->scalar_type() == at::kByte && bits->dim() == 2 && bits->size(0) == rows &&

@@ -251,19 +251,3 @@ def test_reuse_weights_with_every_estimator(estimator):
             reused(batch).square().sum().backward()
     for (name, a), b in zip(plain.named_parameters(), reused.parameters()):
         assert torch.equal(a.grad, b.grad), name
-
-
-@pytest.mark.parametrize("wants_input", [True, False])
-def test_the_weights_codes_are_kept_only_for_the_inputs_gradient(wants_input):
-    x, w, b = operands(70, 96, 130)
-    x.requires_grad_(wants_input)
-    for _ in each_isa():
-        for way in ("auto", "int16", "bfloat16", "float32"):
-            kept = []
-            with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
-                y = observed(x, w, b, state(), backward=way)
-            assert (max(kept) >= w.numel()) == wants_input  # one byte a weight; the input's codes are fewer
-            grads = torch.autograd.grad(y.square().sum(), [w, b])
-            full = [t.detach().requires_grad_() for t in (x, w, b)]
-            wanted = torch.autograd.grad(observed(*full, state(), backward=way).square().sum(), full[1:])
-            assert all(torch.equal(a, c) for a, c in zip(grads, wanted))

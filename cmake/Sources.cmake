@@ -77,6 +77,9 @@ set(TORCHQAT_KERNEL_SOURCES
   csrc/cpu/kernels/pack_s8_avx512.cpp
   csrc/cpu/kernels/pack_s8_scalar.cpp
   csrc/cpu/kernels/packing_scalar.cpp
+  csrc/cpu/kernels/qat_lookup_avx2.cpp
+  csrc/cpu/kernels/qat_lookup_avx512.cpp
+  csrc/cpu/kernels/qat_lookup_scalar.cpp
   csrc/cpu/kernels/quantize_groups_avx2.cpp
   csrc/cpu/kernels/quantize_groups_avx512.cpp
   csrc/cpu/kernels/quantize_groups_scalar.cpp
@@ -114,6 +117,7 @@ set(TORCHQAT_TORCH_SOURCES
   csrc/autograd/qat_conv_int8.cpp
   csrc/autograd/qat_linear_grouped.cpp
   csrc/autograd/qat_linear_int8.cpp
+  csrc/autograd/qat_lookup.cpp
   csrc/autograd/qparams.cpp
   csrc/autograd/quantize.cpp
   csrc/autograd/stochastic.cpp
@@ -150,6 +154,7 @@ set(TORCHQAT_TORCH_SOURCES
   csrc/cpu/qat_conv_int8_backward.cpp
   csrc/cpu/qat_linear_grouped.cpp
   csrc/cpu/qat_linear_int8.cpp
+  csrc/cpu/qat_lookup.cpp
   csrc/cpu/qparams.cpp
   csrc/cpu/quantize.cpp
   csrc/cpu/stochastic.cpp
@@ -174,6 +179,7 @@ set(TORCHQAT_TORCH_SOURCES
   csrc/meta/qat_conv_int8.cpp
   csrc/meta/qat_linear_grouped.cpp
   csrc/meta/qat_linear_int8.cpp
+  csrc/meta/qat_lookup.cpp
   csrc/meta/qparams.cpp
   csrc/meta/quantize.cpp
   csrc/meta/stochastic.cpp
@@ -204,6 +210,7 @@ set(TORCHQAT_TORCH_SOURCES
   csrc/ops/qat_linear_grouped.cpp
   csrc/ops/qat_linear_int8.cpp
   csrc/ops/qat_linear_observed.cpp
+  csrc/ops/qat_lookup.cpp
   csrc/ops/qparams.cpp
   csrc/ops/quantize.cpp
   csrc/ops/run_layers.cpp
@@ -260,6 +267,7 @@ set(TORCHQAT_CUDA_TORCH_SOURCES
   csrc/cuda/qat_conv_int8.cpp
   csrc/cuda/qat_linear_grouped.cpp
   csrc/cuda/qat_linear_int8.cpp
+  csrc/cuda/qat_lookup.cpp
   csrc/cuda/qparams.cpp
   csrc/cuda/quantize.cpp
   csrc/cuda/stochastic.cpp

@@ -1,17 +1,15 @@
 // Integer forms of operations without weights on the CPU: tensors to kernels, the windows of pooling, the threads.
 #include "ops/forms.h"
 
-#include <cmath>
-
+#include "cpu/form_grid.h"
 #include "cpu/isa.h"
-#include "cpu/kernels/forms.h"
-#include "cpu/scalar_value.h"
 #include "numerics/average.h"
 
 namespace torchqat {
 namespace {
 
 using namespace cpu::forms;
+using cpu::form_grid;
 
 constexpr int64_t kGrain = 1 << 15;
 
@@ -23,20 +21,6 @@ Element element(const at::Tensor& t) {
   return t.scalar_type() == at::kFloat ? Element::float32 : t.scalar_type() == at::kByte ? Element::u8 : Element::s8;
 }
 
-Grid grid_of(const char* op, const GridArgs& g) {
-  check_form_grid(op, g);
-  Grid grid;
-  grid.scale = cpu::float_value(g.scale);
-  TORCH_CHECK_VALUE(grid.scale > 0 && std::isfinite(grid.scale), op, ": ", g.name, "scale must be finite and > 0, got ", grid.scale);
-  const int64_t zero_point = cpu::integer_value(g.zero_point);
-  TORCH_CHECK_VALUE(g.quant_min <= zero_point && zero_point <= g.quant_max, op, ": ", g.name, "zero_point must lie within [", g.quant_min,
-                    ", ", g.quant_max, "], got ", zero_point);
-  grid.zero_point = static_cast<float>(zero_point);
-  grid.quant_min = static_cast<float>(g.quant_min);
-  grid.quant_max = static_cast<float>(g.quant_max);
-  return grid;
-}
-
 at::Tensor add_int8_cpu(const at::Tensor& a, const at::Tensor& b, const at::Tensor& a_scale, const at::Tensor& a_zero_point,
                         int64_t a_quant_min, int64_t a_quant_max, const at::Tensor& b_scale, const at::Tensor& b_zero_point,
                         int64_t b_quant_min, int64_t b_quant_max, bool relu, const std::optional<at::Tensor>& output_scale,
@@ -44,13 +28,13 @@ at::Tensor add_int8_cpu(const at::Tensor& a, const at::Tensor& b, const at::Tens
   constexpr auto op = "add_int8";
   const GridArgs grid_a{"a_", a_scale, a_zero_point, a_quant_min, a_quant_max}, grid_b{"b_", b_scale, b_zero_point, b_quant_min, b_quant_max};
   Add task;
-  task.a_grid = grid_of(op, grid_a);
-  task.b_grid = grid_of(op, grid_b);
+  task.a_grid = form_grid(op, grid_a);
+  task.b_grid = form_grid(op, grid_b);
   check_form_input(op, "a", a, grid_a);
   check_form_input(op, "b", b, grid_b);
   check_add(a, b);
   const auto type = form_output_type(op, output_scale, output_zero_point, output_quant_min, output_quant_max);
-  if (type != at::kFloat) task.out_grid = grid_of(op, {"output_", *output_scale, *output_zero_point, output_quant_min, output_quant_max});
+  if (type != at::kFloat) task.out_grid = form_grid(op, {"output_", *output_scale, *output_zero_point, output_quant_min, output_quant_max});
   const auto format = a.suggest_memory_format();
   const at::Tensor x = a.contiguous(format), y = b.contiguous(format);
   at::Tensor out = at::empty(a.sizes(), a.options().dtype(type), format);
@@ -141,13 +125,13 @@ at::Tensor avg_pool_int8_cpu(const at::Tensor& input, const at::Tensor& scale, c
   constexpr auto op = "avg_pool_int8";
   const GridArgs grid{"", scale, zero_point, quant_min, quant_max};
   Average task;
-  task.grid = grid_of(op, grid);
+  task.grid = form_grid(op, grid);
   check_form_input(op, "input", input, grid);
   const std::vector<int64_t> ones(kernel_size.size(), 1);
   const PoolArgs args{op, kernel_size, stride, padding, ones, false};
   check_pool(args, input);
   const auto type = form_output_type(op, output_scale, output_zero_point, output_quant_min, output_quant_max);
-  if (type != at::kFloat) task.out_grid = grid_of(op, {"output_", *output_scale, *output_zero_point, output_quant_min, output_quant_max});
+  if (type != at::kFloat) task.out_grid = form_grid(op, {"output_", *output_scale, *output_zero_point, output_quant_min, output_quant_max});
   const Pool pool(args, input, type);
   const int64_t count = pool.kernel[0] * pool.kernel[1] * pool.kernel[2];
   TORCH_CHECK_VALUE(1 <= count && count <= numerics::kAverageMost, op, ": a window must have from 1 to ", numerics::kAverageMost,
@@ -176,7 +160,7 @@ at::Tensor lookup_int8_cpu(const at::Tensor& input, const at::Tensor& scale, con
   constexpr auto op = "lookup_int8";
   const GridArgs grid{"", scale, zero_point, quant_min, quant_max};
   Lookup task;
-  task.grid = grid_of(op, grid);
+  task.grid = form_grid(op, grid);
   check_form_input(op, "input", input, grid);
   check_lookup(table, quant_min, quant_max);
   const bool dense = input.is_non_overlapping_and_dense();

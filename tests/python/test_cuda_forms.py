@@ -63,6 +63,20 @@ def test_lookup(shape, grid):
             check("lookup_int8", value, *grid, table)
 
 
+@pytest.mark.parametrize("grid", [U8, S8, U4])
+@pytest.mark.parametrize("shape", [(3, 70), (), (0, 4), (2, 3, 5, 5)])
+def test_lookup_in_training(shape, grid):
+    entries = grid[3] - grid[2] + 1
+    x, dy = values(shape, torch.float32), values(shape, torch.float32, seed=1, special=False)
+    table, slope = torch.linspace(-1, 1, entries), torch.linspace(2, -3, entries)
+    if len(shape) == 4:
+        x = x.to(memory_format=torch.channels_last)
+    check("qat_lookup_int8", x, *grid, table, slope)
+    check("_qat_lookup_int8_forward", x, *grid, table)
+    _, index, mask = on_cpu("_qat_lookup_int8_forward", x, *grid, table)[0]
+    check("_qat_lookup_int8_backward", dy, index, mask, slope)
+
+
 @pytest.mark.parametrize("m, n, k", [(1, 70, 33), (3, 64, 64), (20, 5, 130), (0, 5, 9)])
 @pytest.mark.parametrize("grid", [U8, S8])
 def test_linear_between_codes(m, n, k, grid):

@@ -32,4 +32,9 @@ TORCHQAT_API at::Tensor max_pool_codes(const at::Tensor& codes, at::IntArrayRef 
 TORCHQAT_API at::Tensor lookup_int8(const at::Tensor& input, const at::Tensor& scale, const at::Tensor& zero_point, int64_t quant_min,
                                     int64_t quant_max, const at::Tensor& table);
 
+// lookup_int8 of floats for training: slope, float32 [quant_max - quant_min + 1], is the function's derivative at each code; the
+// gradient of what lies beyond the grid is 0.
+TORCHQAT_API at::Tensor qat_lookup_int8(const at::Tensor& input, const at::Tensor& scale, const at::Tensor& zero_point,
+                                        int64_t quant_min, int64_t quant_max, const at::Tensor& table, const at::Tensor& slope);
+
 }  // namespace torchqat

@@ -9,6 +9,7 @@ from torch import nn
 import torchqat
 from torchqat.bench import training_peers
 from torchqat.bench.harness import Report, at_most, kept_memory, saved_bytes
+from torchqat.nn.qat.activation import Activation
 
 FP32, BF16 = "fp32 eager", "bf16 autocast"
 INT8, INT4 = "torchqat int8, backward auto", "torchqat int4 g32 x int8"
@@ -127,6 +128,23 @@ def _mlp() -> nn.Module:
     return nn.Sequential(nn.Linear(1024, 4096), nn.GELU(), nn.Linear(4096, 1024))
 
 
+def _functions(report: Report) -> None:
+    """Element-wise functions by table, as prepare_qat puts them between integer layers, with the statistics of their input."""
+    spec = torchqat.QConfig.int8().activation
+    x, grad = torch.randn(8, 197, 768, requires_grad=True), torch.randn(8, 197, 768)
+    ours, torchs = "torchqat table", "torch fake-quantise, then the function"
+    for name, function in [("gelu", nn.GELU()), ("silu", nn.SiLU()), ("hardswish", nn.Hardswish())]:
+        quantise = torch.ao.quantization.FakeQuantize(
+            torch.ao.quantization.MovingAverageMinMaxObserver, quant_min=0, quant_max=255
+        )
+        calls = {
+            FP32: _step(function, x, grad),
+            torchs: _step(nn.Sequential(quantise, function), x, grad),
+            ours: _step(Activation(spec, name), x, grad),
+        }
+        report.group(f"{type(function).__name__}, 8 x 197 x 768", calls, baseline=FP32, targets={ours: at_most(0.5, torchs)})
+
+
 def run(report: Report) -> None:
     quick = report.options is not None and report.options.quick
     report.note("freed memory is kept by the allocator, for every line alike: else fresh pages of the gradients are timed")
@@ -144,6 +162,7 @@ def _run(report: Report, quick: bool) -> None:
     sweep = [(64, 64, 64), (64, 256, 256), (8, 512, 512), (256, 512, 512), (32, 2048, 2048)]
     for tokens, k, n in sweep[:1] if quick else [*sweep, (2048, 4096, 4096)]:
         _linear(report, tokens, k, n, 1.0, None)
+    _functions(report)
     x, grad = torch.randn(512, 1024, requires_grad=True), torch.randn(512, 1024)
     for optimizer in (False, True):
         report.group(f"MLP 1024->4096->1024 w8a8, 512 tokens{', with SGD' if optimizer else ''}",

@@ -34,10 +34,36 @@ def apply_function(name: str, x: Tensor, argument: float) -> Tensor:
     raise ValueError("Activation: unknown function " + name)
 
 
-def function_table(name: str, argument: float, scale: Tensor, zero_point: Tensor, quant_min: int, quant_max: int) -> Tensor:
-    """[quant_max - quant_min + 1]: the function at every point of the grid."""
+def function_slope(name: str, x: Tensor, argument: float) -> Tensor:
+    """The derivative of a table's float function, by ATen's own backward of it."""
+    one = torch.ones_like(x)
+    if name == "gelu":
+        return torch.ops.aten.gelu_backward(one, x)
+    if name == "gelu_tanh":
+        return torch.ops.aten.gelu_backward(one, x, approximate="tanh")
+    if name == "silu":
+        return torch.ops.aten.silu_backward(one, x)
+    if name == "sigmoid":
+        return torch.ops.aten.sigmoid_backward(one, torch.sigmoid(x))
+    if name == "tanh":
+        return torch.ops.aten.tanh_backward(one, torch.tanh(x))
+    if name == "hardswish":
+        return torch.ops.aten.hardswish_backward(one, x)
+    if name == "hardsigmoid":
+        return torch.ops.aten.hardsigmoid_backward(one, x)
+    if name == "mish":
+        return torch.ops.aten.mish_backward(one, x)
+    if name == "elu":
+        return torch.ops.aten.elu_backward(one, argument, 1.0, 1.0, False, x)
+    if name == "leaky_relu":
+        return torch.ops.aten.leaky_relu_backward(one, x, argument, False)
+    raise ValueError("Activation: unknown function " + name)
+
+
+def grid_points(scale: Tensor, zero_point: Tensor, quant_min: int, quant_max: int) -> Tensor:
+    """[quant_max - quant_min + 1]: every value of the grid."""
     codes = torch.arange(quant_min, quant_max + 1, dtype=torch.float32, device=scale.device)
-    return apply_function(name, (codes - zero_point) * scale, argument)
+    return (codes - zero_point) * scale
 
 
 class Activation(QatForm):
@@ -69,7 +95,7 @@ class Activation(QatForm):
     @torch.jit.unused
     def tensors(self) -> dict[str, Tensor]:
         (grid,) = self.grids()
-        return {"table": function_table(self.function, self.argument, *grid).detach()}
+        return {"table": apply_function(self.function, grid_points(*grid), self.argument).detach()}
 
     def forward(self, input: Tensor) -> Tensor:
         quantizer = self.activation_fake_quant
@@ -78,11 +104,11 @@ class Activation(QatForm):
             return apply_function(self.function, quantizer(x), self.argument).to(input.dtype)
         scale, zero_point = quantizer.qparams(x)
         low, high = quantizer.quant_min, quantizer.quant_max
-        table = function_table(self.function, self.argument, scale, zero_point, low, high)
-        y = torch.ops.torchqat.lookup_int8(x.detach(), scale.detach(), zero_point, low, high, table.detach())
+        points = grid_points(scale, zero_point, low, high).detach()
+        table = apply_function(self.function, points, self.argument)
         if torch.is_grad_enabled() and x.requires_grad:
-            smooth = apply_function(
-                self.function, torch.ops.torchqat.fake_quantize(x, scale, zero_point, [], low, high), self.argument
-            )
-            y = y + (smooth - smooth.detach())  # exactly 0, with the function's gradient
+            slope = function_slope(self.function, points, self.argument)
+            y = torch.ops.torchqat.qat_lookup_int8(x, scale.detach(), zero_point, low, high, table, slope)
+        else:
+            y = torch.ops.torchqat.lookup_int8(x, scale.detach(), zero_point, low, high, table)
         return y.to(input.dtype)

@@ -92,6 +92,9 @@ set(TORCHQAT_KERNEL_SOURCES
   csrc/cpu/kernels/stochastic_avx2.cpp
   csrc/cpu/kernels/stochastic_avx512.cpp
   csrc/cpu/kernels/stochastic_scalar.cpp
+  csrc/cpu/kernels/weight_limbs_avx2.cpp
+  csrc/cpu/kernels/weight_limbs_avx512.cpp
+  csrc/cpu/kernels/weight_limbs_scalar.cpp
 )
 
 set(TORCHQAT_TORCH_SOURCES

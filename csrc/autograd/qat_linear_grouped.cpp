@@ -26,7 +26,7 @@ struct QatLinearGrouped : torch::autograd::Function<QatLinearGrouped> {
     ctx->save_for_backward({codes, input_learned ? input : mask, weight_codes, weight_learned ? weight : weight_mask,
                             input_scale, input_zero_point, weight_scale});
     LayerNumbers(input, weight, bias, ranges, input_learned, weight_learned, input_grad_scale, weight_grad_scale,
-                 parse_grouped_backward("qat_linear_grouped", backward), group_size)
+                 parse_backward("qat_linear_grouped", backward), group_size)
         .save(ctx);
     return output;
   }
@@ -55,7 +55,7 @@ at::Tensor qat_linear_grouped_autograd(const at::Tensor& input, const at::Tensor
                                        int64_t input_quant_max, int64_t weight_quant_min, int64_t weight_quant_max,
                                        bool input_learned, bool weight_learned, double input_grad_scale,
                                        double weight_grad_scale, c10::string_view backward) {
-  parse_grouped_backward("qat_linear_grouped", backward);
+  parse_backward("qat_linear_grouped", backward);
   if (differentiates(input, weight, bias, input_scale, input_zero_point, weight_scale, input_learned, weight_learned)) {
     return QatLinearGrouped::apply(input, weight, bias, input_scale, input_zero_point, weight_scale, group_size,
                                    input_quant_min, input_quant_max, weight_quant_min, weight_quant_max, input_learned,

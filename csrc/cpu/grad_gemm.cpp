@@ -1,14 +1,13 @@
 // Backward products by limbs and by bfloat16.
 #include "cpu/grad_gemm.h"
 
+#include "cpu/grad_panel_source.h"
 #include "cpu/isa.h"
 #include "cpu/kernels/gemm_grad.h"
 #include "cpu/kernels/grad_bf16.h"
 #include "cpu/kernels/grad_few_rows.h"
 #include "cpu/kernels/grad_limbs.h"
-#include "cpu/kernels/grad_panels.h"
 #include "cpu/kernels/panels.h"
-#include "cpu/output.h"
 #include "numerics/limbs.h"
 
 namespace torchqat {
@@ -18,11 +17,6 @@ namespace {
 constexpr int64_t kSerialBytes = 1 << 18, kSerialWork = 1 << 22;
 // To make a panel costs as much as so many rows that are multiplied by it.
 constexpr int64_t kPanelRows = 32;
-
-template <typename T>
-T* data(const at::Tensor& t) {
-  return static_cast<T*>(t.mutable_data_ptr());
-}
 
 cpu::GradSource source_of(const GradProblem& p) {
   cpu::GradSource s;
@@ -38,29 +32,6 @@ cpu::GradSource source_of(const GradProblem& p) {
 
 // Rows of the gradient that a thread takes at least.
 int64_t row_grain(const GradProblem& p) { return std::max<int64_t>(1, kSerialBytes / 8 / std::max<int64_t>(p.n, 1)); }
-
-// One allocation cut into parts: on a small layer each allocation of its own costs as much as a pass over the data.
-class Scratch {
- public:
-  static int64_t padded(int64_t bytes) { return (bytes + 63) / 64 * 64; }
-
-  explicit Scratch(int64_t bytes) : memory_(cpu::result_bytes(bytes + 64)), at_(data<uint8_t>(memory_)) {
-    at_ += (64 - reinterpret_cast<uintptr_t>(at_) % 64) % 64;
-  }
-  template <typename T>
-  T* take(int64_t count) {
-    auto* part = reinterpret_cast<T*>(at_);
-    at_ += padded(count * static_cast<int64_t>(sizeof(T)));
-    return part;
-  }
-  // What was taken after the mark is given back.
-  uint8_t* mark() const { return at_; }
-  void rewind(uint8_t* mark) { at_ = mark; }
-
- private:
-  at::Tensor memory_;
-  uint8_t* at_;
-};
 
 // Largest values and the bias gradient.
 struct Statistics {
@@ -135,79 +106,6 @@ float common_factor(const GradProblem& p) {
   return p.qparams->stride == 1 ? 1.0f : *p.qparams->scale.const_data_ptr<float>();
 }
 
-// Panels over the reduction, `lines` of it padded to 64, made a few at a time and used while they lie in the cache: of the
-// weight's q + 128 by lines of n, or of the input's codes by lines of m. Bytes, or bfloat16 made from the bytes.
-class PanelSource {
- public:
-  static PanelSource weights(const GradProblem& p) {
-    const auto kernel = cpu::select<cpu::WeightToPanelsFn>(cpu::weight_to_panels_scalar, cpu::weight_to_panels_avx2,
-                                                           cpu::weight_to_panels_avx512);
-    PanelSource s(p.k, p.n);
-    // The kernel counts panels from its output's first.
-    s.fill_ = [&p, kernel](uint8_t* out, int64_t begin, int64_t end) {
-      kernel(p.weight.panels, p.n, p.k, out - begin * 64 * cpu::padded64(p.n), begin, end);
-    };
-    s.zero_point_ = 128;
-    s.zero_count_ = s.lines;
-    return s;
-  }
-  static PanelSource codes(const GradProblem& p) {
-    const auto kernel = cpu::select<cpu::CodesToPanelsFn>(cpu::codes_to_panels_scalar, cpu::codes_to_panels_avx2,
-                                                          cpu::codes_to_panels_avx512);
-    PanelSource s(p.k, p.m);
-    s.fill_ = [&p, kernel](uint8_t* out, int64_t begin, int64_t end) {
-      kernel(p.codes.const_data_ptr<uint8_t>(), p.m, cpu::padded64(p.k), p.k, out - begin * 64 * cpu::padded64(p.m), begin,
-             end);
-    };
-    const int32_t* zero_point = p.qparams->zero_point.const_data_ptr<int32_t>();
-    if (p.qparams->stride == 1) s.zero_points_ = zero_point;
-    s.zero_point_ = zero_point[0];
-    s.zero_count_ = p.m;
-    return s;
-  }
-  PanelSource as_bf16() && {
-    bf16_ = true;
-    return std::move(*this);
-  }
-
-  int64_t count, lines;
-
-  // Of one panel; and how many are made at a time.
-  int64_t panel_bytes() const { return (bf16_ ? 2 : 1) * 64 * lines; }
-  int64_t at_a_time() const { return std::clamp<int64_t>(chunk_bytes_ / panel_bytes(), 1, count); }
-  // With few rows beside them panels need not wait for one another, and take the place of less in the cache.
-  PanelSource for_rows(int64_t rows) && {
-    if (rows <= 64) chunk_bytes_ = kChunkBytes / 16;
-    return std::move(*this);
-  }
-  // What `parts` threads need, each at_a_time panels and their bytes if those are not the panels.
-  int64_t scratch_bytes(int64_t parts) const { return parts * part_bytes(at_a_time()); }
-  int64_t part_bytes(int64_t panels) const { return Scratch::padded(panels * (bf16_ ? 3 : 1) * 64 * lines); }
-
-  // Panels [begin, end) into the part.
-  const uint8_t* make(uint8_t* part, int64_t begin, int64_t end) const {
-    if (!bf16_) {
-      fill_(part, begin, end);
-      return part;
-    }
-    uint8_t* bytes = part + (end - begin) * panel_bytes();
-    fill_(bytes, begin, end);
-    cpu::panels_to_bf16(bytes, lines, zero_count_, zero_points_, zero_point_, reinterpret_cast<uint16_t*>(part), 0, end - begin);
-    return part;
-  }
-
- private:
-  static constexpr int64_t kChunkBytes = 1 << 20;
-  PanelSource(int64_t columns, int64_t reduction) : count(cpu::padded64(columns) / 64), lines(cpu::padded64(reduction)) {}
-
-  std::function<void(uint8_t*, int64_t, int64_t)> fill_;
-  bool bf16_ = false;
-  int64_t chunk_bytes_ = kChunkBytes;
-  const int32_t* zero_points_ = nullptr;
-  int32_t zero_point_ = 0;
-  int64_t zero_count_ = 0;
-};
-
 // With few panels all are made before their rows are shared out.
 bool few_panels(const PanelSource& source) { return source.count < 2 * at::get_num_threads() && at::get_num_threads() > 1; }
 
@@ -237,7 +135,9 @@ void run(cpu::GemmGrad g, cpu::GemmGradFn kernel, int64_t row_bytes, const Panel
   });
 }
 
-void multiply_limbs(cpu::GemmGrad g, const Limbs& a, int64_t reduction, const PanelSource& source, Scratch& scratch) {
+// limb_panels: the panels are limbs too.
+void multiply_limbs(cpu::GemmGrad g, const Limbs& a, int64_t reduction, const PanelSource& source, Scratch& scratch,
+                    bool limb_panels = false) {
   g.reduction_bytes = cpu::padded64(reduction);
   g.lda = a.lines.ld;
   g.used_bytes = reduction;
@@ -245,8 +145,12 @@ void multiply_limbs(cpu::GemmGrad g, const Limbs& a, int64_t reduction, const Pa
   g.a_low = a.lines.low;
   g.corrections = a.lines.sums;
   g.row_scale = a.scale;
-  run(g, cpu::select<cpu::GemmGradFn>(cpu::gemm_limbs_scalar, cpu::gemm_limbs_avx2, cpu::gemm_limbs_avxvnni, cpu::gemm_limbs_avx512,
-                                      cpu::gemm_limbs_amx), 2 * g.lda, source, scratch);
+  const auto by_bytes = cpu::select<cpu::GemmGradFn>(cpu::gemm_limbs_scalar, cpu::gemm_limbs_avx2, cpu::gemm_limbs_avxvnni,
+                                                     cpu::gemm_limbs_avx512, cpu::gemm_limbs_amx);
+  const auto by_limbs =
+      cpu::select<cpu::GemmGradFn>(cpu::gemm_limb_pairs_scalar, cpu::gemm_limb_pairs_avx2, cpu::gemm_limb_pairs_avxvnni,
+                                   cpu::gemm_limb_pairs_avx512, cpu::gemm_limb_pairs_amx);
+  run(g, limb_panels ? by_limbs : by_bytes, 2 * g.lda, source, scratch);
 }
 
 void multiply_bf16(cpu::GemmGrad g, const uint16_t* a, const PanelSource& source, Scratch& scratch) {
@@ -254,6 +158,27 @@ void multiply_bf16(cpu::GemmGrad g, const uint16_t* a, const PanelSource& source
   g.a_high = reinterpret_cast<const uint8_t*>(a);
   run(g, cpu::current_isa() == cpu::Isa::amx ? cpu::gemm_bf16_amx : cpu::gemm_bf16_avx512bf16, g.lda, source, scratch);
 }
+
+// One scale for each column of a weight in groups, and its inverse, [k padded to 64] each.
+struct ColumnScales {
+  at::Tensor memory;
+  float *scale = nullptr, *inverse = nullptr;
+
+  explicit ColumnScales(const cpu::GroupedCodes& w) : memory(at::empty({2, cpu::padded64(w.k)}, at::kFloat)) {
+    scale = data<float>(memory);
+    inverse = scale + memory.size(1);
+    const auto largest = cpu::select<cpu::LargestOfColumnsFn>(cpu::largest_of_columns_scalar, cpu::largest_of_columns_avx2,
+                                                              cpu::largest_of_columns_avx512);
+    at::parallel_for(0, memory.size(1) / 64, std::max<int64_t>(1, kSerialBytes / (64 * w.n)),
+                     [&](int64_t begin, int64_t end) {
+                       largest(w, scale, begin, end);
+                       for (int64_t j = 64 * begin; j < 64 * end; ++j) {
+                         inverse[j] = numerics::limb_inverse(scale[j]);
+                         scale[j] = numerics::limb_scale(scale[j]);
+                       }
+                     });
+  }
+};
 
 void weight_gradient_of_few_rows(const GradProblem& p, const cpu::GradSource& source, const at::Tensor& out) {
   cpu::FewRowsGrad g;
@@ -308,7 +233,11 @@ void apply_bit_mask(const at::Tensor& values, const at::Tensor& mask) {
 
 void grad_by_limbs(const GradProblem& p, const GradResults& out) {
   const cpu::GradSource source = source_of(p);
-  const PanelSource weights = PanelSource::weights(p).for_rows(p.m), codes = PanelSource::codes(p);
+  std::optional<ColumnScales> columns_of_groups;
+  if (p.groups != nullptr && out.input.defined()) columns_of_groups.emplace(*p.groups);
+  const PanelSource weights =
+      (columns_of_groups ? PanelSource::group_limbs(*p.groups, columns_of_groups->inverse) : PanelSource::weights(p)).for_rows(p.m);
+  const PanelSource codes = PanelSource::codes(p);
   const int64_t for_input = out.input.defined() ? Limbs::bytes(p.m, p.n) + panel_scratch(weights) : 0;
   const bool few_rows = p.m <= cpu::kFewRows;
   const int64_t for_weight = out.weight.defined() && !few_rows ? Limbs::bytes(p.n, p.m) + panel_scratch(codes) : 0;
@@ -320,7 +249,12 @@ void grad_by_limbs(const GradProblem& p, const GradResults& out) {
     rows.lines.weight = 128;  // the panels hold q + 128
     const auto split = cpu::select<cpu::SplitRowsFn>(cpu::split_rows_scalar, cpu::split_rows_avx2, cpu::split_rows_avx512);
     at::parallel_for(0, p.m, row_grain(p), [&](int64_t begin, int64_t end) { split(source, rows.lines, begin, end); });
-    multiply_limbs(product(p.m, p.k, p.mask, out.input), rows, p.n, weights, scratch);
+    cpu::GemmGrad g = product(p.m, p.k, p.mask, out.input);
+    if (columns_of_groups) {
+      g.column_scale = columns_of_groups->scale;
+      g.factor = 256.0f;  // the products' common limb
+    }
+    multiply_limbs(g, rows, p.n, weights, scratch, columns_of_groups.has_value());
     scratch.rewind(mark);
   }
   if (out.weight.defined() && few_rows) {

@@ -42,7 +42,7 @@ at::Tensor qat_linear_grouped_op(const at::Tensor& input, const at::Tensor& weig
                                  int64_t group_size, int64_t input_quant_min, int64_t input_quant_max, int64_t weight_quant_min,
                                  int64_t weight_quant_max, bool input_learned, bool weight_learned, double, double,
                                  c10::string_view backward) {
-  parse_grouped_backward("qat_linear_grouped", backward);
+  parse_backward("qat_linear_grouped", backward);
   return std::get<0>(forward(input, weight, bias, input_scale, input_zero_point, weight_scale, group_size,
                              {input_quant_min, input_quant_max, weight_quant_min, weight_quant_max}, input_learned, weight_learned,
                              /*with_mask=*/false));
@@ -76,7 +76,8 @@ Gradients backward_op(const at::Tensor& grad_output, const at::Tensor& codes, co
     TORCH_CHECK_VALUE(!bits.has_value() || (bits->scalar_type() == at::kByte && bits->numel() == rows * ((k + 7) / 8)), op,
                       ": mask and weight_mask must be uint8 [", rows, ", ", (k + 7) / 8, "], got ", bits->sizes());
   }
-  const auto type = parse_grouped_backward(op, backward) == Backward::float32 ? at::kFloat : at::kBFloat16;
+  const auto mode = parse_backward(op, backward);
+  const auto type = mode == Backward::bfloat16 || mode == Backward::automatic ? at::kBFloat16 : at::kFloat;
   const at::Tensor grad = grad_output.contiguous().view({m, n}).to(at::kFloat);
   auto sizes = grad_output.sizes().vec();
   sizes.back() = k;

@@ -14,7 +14,7 @@ at::Tensor qat_linear_grouped_meta(const at::Tensor& input, const at::Tensor& we
                                    int64_t input_quant_max, int64_t weight_quant_min, int64_t weight_quant_max, bool, bool,
                                    double, double, c10::string_view backward) {
   constexpr auto op = "qat_linear_grouped";
-  parse_grouped_backward(op, backward);
+  parse_backward(op, backward);
   const auto sizes = check_qat_linear_grouped(op, input, weight, bias, input_scale, input_zero_point, weight_scale, group_size,
                                               {input_quant_min, input_quant_max, weight_quant_min, weight_quant_max});
   return at::empty_symint(sizes, input.options());

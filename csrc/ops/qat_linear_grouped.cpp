@@ -24,13 +24,6 @@ TORCH_LIBRARY_FRAGMENT(torchqat, m) {
       "bool[3] output_mask) -> (Tensor, Tensor, Tensor)");
 }
 
-Backward parse_grouped_backward(const char* op, c10::string_view name) {
-  if (name == "float32") return Backward::float32;
-  if (name == "bfloat16") return Backward::bfloat16;
-  TORCH_CHECK_VALUE(name == "auto", op, ": backward must be 'float32', 'bfloat16' or 'auto', got '", name, "'");
-  return Backward::automatic;
-}
-
 c10::SymDimVector check_qat_linear_grouped(const char* op, const at::Tensor& input, const at::Tensor& weight,
                                            const std::optional<at::Tensor>& bias, const at::Tensor& input_scale,
                                            const at::Tensor& input_zero_point, const at::Tensor& weight_scale,
@@ -66,7 +59,7 @@ void check_qat_linear_grouped_backward(const at::Tensor& grad_output, const at::
   TORCH_CHECK_VALUE(group_size >= 1 && weight_scale.dim() == 2 && weight_scale.sym_size(0) == weight_codes.sym_size(0) &&
                         weight_scale.sym_size(1) == (weight_codes.sym_size(1) + group_size - 1) / group_size,
                     op, ": weight_scale must have one column per group of ", group_size, ", got ", weight_scale.sym_sizes());
-  parse_grouped_backward(op, backward);
+  parse_backward(op, backward);
 }
 
 namespace {

@@ -4,9 +4,6 @@
 
 namespace torchqat {
 
-// float32, bfloat16 or automatic.
-Backward parse_grouped_backward(const char* op, c10::string_view name);
-
 c10::SymDimVector check_qat_linear_grouped(const char* op, const at::Tensor& input, const at::Tensor& weight,
                                            const std::optional<at::Tensor>& bias, const at::Tensor& input_scale,
                                            const at::Tensor& input_zero_point, const at::Tensor& weight_scale,

@@ -226,11 +226,6 @@ class QConfig:
                 _typed("QConfig", name, getattr(self, name), QuantSpec, "a QuantSpec or None")
         if self.backward not in BACKWARDS:
             raise ValueError(f"QConfig: backward must be one of {', '.join(BACKWARDS)}, got {self.backward!r}")
-        if self.backward == "int16" and self.weight is not None and self.weight.parsed_granularity.kind == "group":
-            raise ValueError(
-                "QConfig: backward must be 'float32', 'bfloat16' or 'auto' with a weight in groups, got 'int16' "
-                f"and granularity {self.weight.granularity!r}"
-            )
         if self.weight is None and self.activation is None:
             raise ValueError(
                 "QConfig: weight or activation must be a QuantSpec; to leave a module in float use overrides={...: None}"

@@ -18,11 +18,8 @@ LAYERS = {
 }
 
 
-# Weights in groups have no int16 backward.
-CASES = [(n, b) for n in LAYERS for b in ("float32", "bfloat16", "int16") if (n, b) != ("grouped", "int16")]
-
-
-@pytest.mark.parametrize("name, backward", CASES)
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("backward", ["float32", "bfloat16", "int16"])
 def test_inside_and_outside(name, backward):
     layer, weight, shape = LAYERS[name]
     torch.manual_seed(0)

@@ -81,7 +81,7 @@ def test_whole_groups_have_the_bits_of_the_deployed_layer(n, k, group):
 
 
 @pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("backward, bound", [("float32", 2e-6), ("bfloat16", 3e-3), ("auto", 3e-3)])
+@pytest.mark.parametrize("backward, bound", [("float32", 2e-6), ("int16", 3e-4), ("bfloat16", 3e-3), ("auto", 3e-3)])
 @pytest.mark.parametrize("group, k", [(32, 256), (20, 130)])
 @pytest.mark.parametrize("per_token", [True, False])
 def test_gradients_pass_straight_through(isa, backward, bound, group, k, per_token):
@@ -97,6 +97,64 @@ def test_gradients_pass_straight_through(isa, backward, bound, group, k, per_tok
         assert relative(got.grad, want.grad) < (2e-6 if name == "bias" else bound), name
         assert torch.equal(got.grad == 0, want.grad == 0), name  # the masks
     assert (wanted[0].grad == 0).any() and (wanted[1].grad == 0).any()
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    m=st.sampled_from([1, 3, 8, 9, 64, 70]), n=st.sampled_from([1, 4, 63, 64, 130]), k=st.integers(1, 200),
+    group=st.sampled_from([1, 3, 8, 16, 32, 48, 1000]), bits=st.sampled_from([2, 4, 8]),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float16]), per_token=st.booleans(), seed=st.integers(0, 100),
+)
+def test_int16_gradients_are_those_of_float64_and_the_same_bits_on_every_path(m, n, k, group, bits, dtype, per_token, seed):
+    x, w, b, s, z, w_scale, ranges = problem(m, n, k, min(group, k), bits, per_token, seed)
+    grad = torch.randn(m, n, generator=torch.Generator().manual_seed(seed)).to(dtype)
+    results = []
+    for isa in ISAS:
+        ops._set_cpu_isa(isa)
+        _, codes, _, w_codes, _ = ops._qat_linear_grouped_forward(x, w, b, s, z, w_scale, group, *ranges, False, False)
+        results.append(ops._qat_linear_grouped_backward(
+            grad, codes, None, w_codes, None, s, z, w_scale, group, 0, 255, torch.float32, torch.float32, "int16", [True] * 3
+        ))
+    assert all(torch.equal(a, b) for result in results[1:] for a, b in zip(result, results[0], strict=True))
+    x_hat = torch.clamp(torch.round(x / s) + z, 0, 255).sub(z).double() * s.double()
+    w_hat = w_codes.double() * w_scale.double().repeat_interleave(min(group, k), 1)[:, :k]
+    wanted = grad.double() @ w_hat, grad.double().t() @ x_hat, grad.double().sum(0)
+    for name, got, want in zip(("input", "weight", "bias"), results[0], wanted, strict=True):
+        assert relative(got, want) < 3e-4, name
+
+
+def test_int16_gradients_over_a_long_reduction():
+    """More than a segment of 65536 outputs, at the ends of the limbs' range."""
+    x, w, b, s, z, w_scale, ranges = problem(2, 65536 + 70, 3, 3, 4)
+    for grad in (torch.ones(2, len(w)), torch.randn(2, len(w), generator=torch.Generator().manual_seed(1))):
+        for codes in (torch.full_like(w, -8), torch.randint(-8, 8, w.shape, generator=torch.Generator().manual_seed(2))):
+            w_hat = codes * w_scale
+            results = []
+            for isa in ISAS:
+                ops._set_cpu_isa(isa)
+                leaf = x.clone().requires_grad_()
+                y = ops.qat_linear_grouped(leaf, w_hat, None, s, z, w_scale, 3, *ranges, backward="int16")
+                y.backward(grad)
+                results.append(leaf.grad)
+            assert all(torch.equal(result, results[0]) for result in results)
+            inside = results[0] != 0
+            assert inside.any() and relative(results[0], grad.double() @ w_hat.double() * inside) < 3e-4
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_what_is_not_finite_stays_in_its_row(bad):
+    x, w, b, s, z, w_scale, ranges = problem(6, 20, 40)
+    for isa in ISAS:
+        ops._set_cpu_isa(isa)
+        grads = []
+        for value in (1.0, bad):
+            leaf = x.clone().requires_grad_()
+            grad = torch.ones(6, 20)
+            grad[2, 5] = value
+            ops.qat_linear_grouped(leaf, w, b, s, z, w_scale, 32, *ranges, backward="int16").backward(grad)
+            grads.append(leaf.grad)
+        assert torch.equal(grads[0][[0, 1, 3, 4, 5]], grads[1][[0, 1, 3, 4, 5]])
+        assert torch.equal(grads[1][2].isnan(), grads[0][2] != 0)
 
 
 @pytest.mark.parametrize("dtype, bound", [(torch.float32, 2e-6), (torch.bfloat16, 3e-3)])
@@ -173,14 +231,16 @@ def test_no_bias_and_partial_gradients():
                 assert relative(got.grad, want.grad) < 2e-6
 
 
-def test_threads_change_nothing():
-    x, w, b, s, z, w_scale, ranges = problem(130, 200, 256)
+@pytest.mark.parametrize("backward", ["int16", "bfloat16"])
+@pytest.mark.parametrize("n, k", [(200, 256), (70, 1500)])
+def test_threads_change_nothing(backward, n, k):
+    x, w, b, s, z, w_scale, ranges = problem(130, n, k)
     results = []
     before = torch.get_num_threads()
     for threads in (1, 2):
         torch.set_num_threads(threads)
         leaves = [t.clone().requires_grad_() for t in (x, w, b)]
-        y = ops.qat_linear_grouped(*leaves, s, z, w_scale, 32, *ranges, backward="bfloat16")
+        y = ops.qat_linear_grouped(*leaves, s, z, w_scale, 32, *ranges, backward=backward)
         y.backward(torch.ones_like(y))
         results.append([y.detach(), *[t.grad for t in leaves]])
     torch.set_num_threads(before)
@@ -235,7 +295,7 @@ def test_saved_tensors_are_small():
         ({"bias": torch.zeros(3)}, ValueError, r"bias must have shape \[66\]"),
         ({"input_quant_max": 256}, ValueError, "must lie within"),
         ({"weight_quant_min": -129}, ValueError, r"must lie within \[-128, 127\]"),
-        ({"backward": "int16"}, ValueError, "backward must be 'float32', 'bfloat16' or 'auto', got 'int16'"),
+        ({"backward": "int8"}, ValueError, "backward must be 'float32', 'bfloat16', 'int16' or 'auto', got 'int8'"),
     ],
 )
 def test_errors(changes, error, words):
@@ -249,7 +309,7 @@ def test_errors(changes, error, words):
 
 
 @pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("backward", ["auto", "float32", "bfloat16"])
+@pytest.mark.parametrize("backward", ["auto", "float32", "int16", "bfloat16"])
 @pytest.mark.parametrize("leading", [(), (6,), (2, 3), (1, 2, 3)])
 def test_any_leading_dimensions(isa, backward, leading):
     ops._set_cpu_isa(isa)

@@ -87,8 +87,7 @@ def test_trained_converted_and_loaded_agree(seed, tmp_path):
         return x.to(memory_format=torch.channels_last) if channels_last else x
 
     weight = weight_spec(draw)
-    grouped = weight.granularity.startswith("group")
-    backward = draw.choice(["auto", "float32", "bfloat16"] if grouped else ["auto", "float32", "bfloat16", "int16"])
+    backward = draw.choice(["auto", "float32", "bfloat16", "int16"])
     config = QConfig(weight, activation_spec(draw), backward)
     model = network(draw, dims, channels)
     on_any_path(draw)

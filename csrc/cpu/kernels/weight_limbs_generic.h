@@ -27,6 +27,11 @@ struct CodeColumns {
       : w(weight), first(column), count(std::clamp<int64_t>(w.k - column, 0, kLimbColumns)), groups((w.k + w.group - 1) / w.group),
         group(column / w.group), plain(count == kLimbColumns && (column + kLimbColumns - 1) / w.group == group) {}
 
+  TORCHQAT_INLINE void expect(int64_t row) const {
+    __builtin_prefetch(w.codes + row * w.k + first);
+    __builtin_prefetch(w.scale + row * groups + group);
+  }
+
   // q * s of Vec::size columns from `at` on.
   TORCHQAT_INLINE Vec dequantised(int64_t row, int at) const {
     const int8_t* q = w.codes + row * w.k + first + at;
@@ -83,6 +88,8 @@ TORCHQAT_INLINE void limbs_of_lines(const CodeColumns& columns, const float* inv
 TORCHQAT_INLINE void weight_limbs_to_panels(const GroupedCodes& w, const float* inverse, uint8_t* out, int64_t panel_begin,
                                             int64_t panel_end) {
   // So many panels together: a row's codes then come from whole runs of lines.
+  // Lines far apart are not foreseen by the processor.
+  constexpr int64_t kAhead = 32;
   constexpr int64_t kPanels = 4, kParts = kPanelColumns / kLimbColumns;
   const int64_t lines = padded64(w.n), plane = lines * kPanelColumns;
   for (int64_t p = panel_begin; p < panel_end; p += kPanels) {
@@ -90,6 +97,9 @@ TORCHQAT_INLINE void weight_limbs_to_panels(const GroupedCodes& w, const float* 
     CodeColumns columns[kPanels * kParts];
     for (int64_t part = 0; part < parts; ++part) columns[part] = CodeColumns(w, p * kPanelColumns + part * kLimbColumns);
     for (int64_t i = 0; i < lines; i += 4) {
+      for (int64_t t = i + kAhead; t < std::min(w.n, i + kAhead + 4); ++t) {
+        for (int64_t part = 0; part < parts; part += kParts) columns[part].expect(t);
+      }
       for (int64_t part = 0; part < parts; ++part) {
         const int64_t within = part % kParts * kLimbColumns;
         uint8_t* to = out + (p - panel_begin + part / kParts) * 2 * plane + i * kPanelColumns + within * 4;

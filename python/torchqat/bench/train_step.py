@@ -95,21 +95,23 @@ def _linear(report: Report, tokens: int, k: int, n: int, fp32: float, bf16: floa
 def _gradient_error(report: Report) -> None:
     """Relative norm of the gradients' difference from float64 on the same codes."""
     x, w = torch.randn(256, 512), torch.randn(384, 512) / 23
-    scale, weight_scale = x.abs().max() / 127, w.abs().amax(1) / 127
-    zero = torch.tensor(0)
-    grad = torch.randn(256, 384)
-    x_hat = (torch.round(x / scale) * scale.double()).double()
-    w_hat = torch.round(w / weight_scale[:, None]).double() * weight_scale[:, None].double()
-    wanted = [grad.double() @ w_hat, grad.double().t() @ x_hat]
-    errors = {}
-    for way in ("float32", "int16", "bfloat16"):
-        a, b = x.clone().requires_grad_(), w.clone().requires_grad_()
-        torch.ops.torchqat.qat_linear_int8(
-            a, b, None, scale, zero, weight_scale, -128, 127, -127, 127, backward=way
-        ).backward(grad)
-        errors[way] = max(((g.double() - v).norm() / v.norm()).item() for g, v in zip((a.grad, b.grad), wanted))
-    report.values("gradient error against float64", errors, "relative norm",
-                  {"float32": 1e-6, "int16": 3e-4, "bfloat16": 2e-3})
+    scale, zero, grad = x.abs().max() / 127, torch.tensor(0), torch.randn(256, 384)
+    x_hat = torch.round(x / scale).double() * scale.double()
+    of_row = w.abs().amax(1) / 127
+    of_group = w.view(384, 16, 32).abs().amax(2) / 7
+    # One scale per row, and in groups: the op, its weight's scale, what stands between it and the ranges, and the largest code.
+    for title, op, weight_scale, group, most in (
+        ("gradient error against float64", torch.ops.torchqat.qat_linear_int8, of_row, (), 127),
+        ("gradient error against float64, int4 g32", torch.ops.torchqat.qat_linear_grouped, of_group, (32,), 7),
+    ):
+        each = weight_scale.view(384, -1).repeat_interleave(32 if group else 512, 1)
+        wanted = [grad.double() @ (torch.round(w / each).double() * each.double()), grad.double().t() @ x_hat]
+        errors = {}
+        for way in ("float32", "int16", "bfloat16"):
+            a, b = x.clone().requires_grad_(), w.clone().requires_grad_()
+            op(a, b, None, scale, zero, weight_scale, *group, -128, 127, -most, most, backward=way).backward(grad)
+            errors[way] = max(((g.double() - v).norm() / v.norm()).item() for g, v in zip((a.grad, b.grad), wanted))
+        report.values(title, errors, "relative norm", {"float32": 1e-6, "int16": 3e-4, "bfloat16": 2.5e-3 if group else 2e-3})
 
 
 def _saved(report: Report) -> None:
@@ -165,6 +167,8 @@ def _run(report: Report, quick: bool) -> None:
     _functions(report)
     x, grad = torch.randn(512, 1024, requires_grad=True), torch.randn(512, 1024)
     for optimizer in (False, True):
-        report.group(f"MLP 1024->4096->1024 w8a8, 512 tokens{', with SGD' if optimizer else ''}",
-                     _lines(_mlp(), x, grad, optimizer=optimizer), baseline=FP32,
-                     targets={INT8: at_most(0.45, FP32)})
+        module = _mlp()
+        calls = _lines(module, x, grad, optimizer=optimizer)
+        calls[INT4] = _step(_prepared(module, config=torchqat.QConfig.int4_int8(32)), x, grad, optimizer=optimizer)
+        report.group(f"MLP 1024->4096->1024 w8a8, 512 tokens{', with SGD' if optimizer else ''}", calls, baseline=FP32,
+                     targets={INT8: at_most(0.45, FP32), INT4: at_most(0.60, FP32)})

@@ -40,6 +40,10 @@ set(TORCHQAT_KERNEL_SOURCES
   csrc/cpu/kernels/forms_scalar.cpp
   csrc/cpu/kernels/gemm_bf16_amx.cpp
   csrc/cpu/kernels/gemm_bf16_avx512bf16.cpp
+  csrc/cpu/kernels/gemm_groups_avx2.cpp
+  csrc/cpu/kernels/gemm_groups_avx512.cpp
+  csrc/cpu/kernels/gemm_groups_avxvnni.cpp
+  csrc/cpu/kernels/gemm_groups_scalar.cpp
   csrc/cpu/kernels/gemm_limbs_amx.cpp
   csrc/cpu/kernels/gemm_limbs_avx2.cpp
   csrc/cpu/kernels/gemm_limbs_avx512.cpp
@@ -54,6 +58,9 @@ set(TORCHQAT_KERNEL_SOURCES
   csrc/cpu/kernels/grad_few_rows_avx2.cpp
   csrc/cpu/kernels/grad_few_rows_avx512.cpp
   csrc/cpu/kernels/grad_few_rows_scalar.cpp
+  csrc/cpu/kernels/grad_groups_avx2.cpp
+  csrc/cpu/kernels/grad_groups_avx512.cpp
+  csrc/cpu/kernels/grad_groups_scalar.cpp
   csrc/cpu/kernels/grad_limbs_avx2.cpp
   csrc/cpu/kernels/grad_limbs_avx512.cpp
   csrc/cpu/kernels/grad_limbs_scalar.cpp
@@ -92,9 +99,6 @@ set(TORCHQAT_KERNEL_SOURCES
   csrc/cpu/kernels/stochastic_avx2.cpp
   csrc/cpu/kernels/stochastic_avx512.cpp
   csrc/cpu/kernels/stochastic_scalar.cpp
-  csrc/cpu/kernels/weight_limbs_avx2.cpp
-  csrc/cpu/kernels/weight_limbs_avx512.cpp
-  csrc/cpu/kernels/weight_limbs_scalar.cpp
 )
 
 set(TORCHQAT_TORCH_SOURCES

@@ -53,9 +53,24 @@ struct Statistics {
   }
 };
 
+// Of each row or column as 16-bit integers.
+struct LineScales {
+  float *scale, *inverse;
+
+  LineScales(int64_t count, const float* largest, int64_t chunks, Scratch& scratch)
+      : scale(scratch.take<float>(count)), inverse(scratch.take<float>(count)) {
+    for (int64_t i = 0; i < count; ++i) {
+      float most = 0.0f;
+      for (int64_t c = 0; c < chunks; ++c) most = numerics::larger_or_nan(largest[c * count + i], most);
+      scale[i] = numerics::limb_scale(most);
+      inverse[i] = numerics::limb_inverse(most);
+    }
+  }
+};
+
 // One form's limbs with their scales.
 struct Limbs {
-  float *scale, *inverse;
+  LineScales of_lines;
   cpu::LimbLines lines;
 
   // Lines a power of two apart would fall on the same places of the cache.
@@ -68,21 +83,14 @@ struct Limbs {
            Scratch::padded(8 * cpu::segment_count(reduction) * count);
   }
 
-  Limbs(int64_t count, int64_t reduction, const float* largest, int64_t chunks, Scratch& scratch) {
+  Limbs(int64_t count, int64_t reduction, const float* largest, int64_t chunks, Scratch& scratch)
+      : of_lines(count, largest, chunks, scratch) {
     const int64_t ld = line_bytes(reduction);
     lines.high = scratch.take<uint8_t>(2 * count * ld);
     lines.low = lines.high + count * ld;
     lines.ld = ld;
     lines.sums = scratch.take<int32_t>(2 * cpu::segment_count(reduction) * count);
-    scale = scratch.take<float>(count);
-    inverse = scratch.take<float>(count);
-    for (int64_t i = 0; i < count; ++i) {
-      float most = 0.0f;
-      for (int64_t c = 0; c < chunks; ++c) most = numerics::larger_or_nan(largest[c * count + i], most);
-      scale[i] = numerics::limb_scale(most);
-      inverse[i] = numerics::limb_inverse(most);
-    }
-    lines.inverse = inverse;
+    lines.inverse = of_lines.inverse;
   }
 };
 
@@ -135,22 +143,16 @@ void run(cpu::GemmGrad g, cpu::GemmGradFn kernel, int64_t row_bytes, const Panel
   });
 }
 
-// limb_panels: the panels are limbs too.
-void multiply_limbs(cpu::GemmGrad g, const Limbs& a, int64_t reduction, const PanelSource& source, Scratch& scratch,
-                    bool limb_panels = false) {
+void multiply_limbs(cpu::GemmGrad g, const Limbs& a, int64_t reduction, const PanelSource& source, Scratch& scratch) {
   g.reduction_bytes = cpu::padded64(reduction);
   g.lda = a.lines.ld;
   g.used_bytes = reduction;
   g.a_high = a.lines.high;
   g.a_low = a.lines.low;
   g.corrections = a.lines.sums;
-  g.row_scale = a.scale;
-  const auto by_bytes = cpu::select<cpu::GemmGradFn>(cpu::gemm_limbs_scalar, cpu::gemm_limbs_avx2, cpu::gemm_limbs_avxvnni,
-                                                     cpu::gemm_limbs_avx512, cpu::gemm_limbs_amx);
-  const auto by_limbs =
-      cpu::select<cpu::GemmGradFn>(cpu::gemm_limb_pairs_scalar, cpu::gemm_limb_pairs_avx2, cpu::gemm_limb_pairs_avxvnni,
-                                   cpu::gemm_limb_pairs_avx512, cpu::gemm_limb_pairs_amx);
-  run(g, limb_panels ? by_limbs : by_bytes, 2 * g.lda, source, scratch);
+  g.row_scale = a.of_lines.scale;
+  run(g, cpu::select<cpu::GemmGradFn>(cpu::gemm_limbs_scalar, cpu::gemm_limbs_avx2, cpu::gemm_limbs_avxvnni, cpu::gemm_limbs_avx512,
+                                      cpu::gemm_limbs_amx), 2 * g.lda, source, scratch);
 }
 
 void multiply_bf16(cpu::GemmGrad g, const uint16_t* a, const PanelSource& source, Scratch& scratch) {
@@ -159,24 +161,38 @@ void multiply_bf16(cpu::GemmGrad g, const uint16_t* a, const PanelSource& source
   run(g, cpu::current_isa() == cpu::Isa::amx ? cpu::gemm_bf16_amx : cpu::gemm_bf16_avx512bf16, g.lda, source, scratch);
 }
 
-// One scale for each column of a weight in groups, and its inverse, [k padded to 64] each.
-struct ColumnScales {
-  at::Tensor memory;
-  float *scale = nullptr, *inverse = nullptr;
+// dx with the weight in groups.
+struct GroupsProduct {
+  static int64_t ld(const GradProblem& p) { return Limbs::line_bytes(2 * cpu::padded64(p.n)) / 2; }
+  static int64_t bytes(const GradProblem& p, const PanelSource& source) {
+    const int64_t groups = p.groups->groups();
+    return Scratch::padded(2 * p.m * ld(p)) + Scratch::padded(2 * groups * cpu::padded64(p.n)) + Scratch::padded(4 * groups) +
+           2 * Scratch::padded(4 * p.m) + panel_scratch(source);
+  }
 
-  explicit ColumnScales(const cpu::GroupedCodes& w) : memory(at::empty({2, cpu::padded64(w.k)}, at::kFloat)) {
-    scale = data<float>(memory);
-    inverse = scale + memory.size(1);
-    const auto largest = cpu::select<cpu::LargestOfColumnsFn>(cpu::largest_of_columns_scalar, cpu::largest_of_columns_avx2,
-                                                              cpu::largest_of_columns_avx512);
-    at::parallel_for(0, memory.size(1) / 64, std::max<int64_t>(1, kSerialBytes / (64 * w.n)),
-                     [&](int64_t begin, int64_t end) {
-                       largest(w, scale, begin, end);
-                       for (int64_t j = 64 * begin; j < 64 * end; ++j) {
-                         inverse[j] = numerics::limb_inverse(scale[j]);
-                         scale[j] = numerics::limb_scale(scale[j]);
-                       }
-                     });
+  static void run(const GradProblem& p, const cpu::GradSource& rows, const Statistics& stats, const PanelSource& source,
+                  const at::Tensor& out, Scratch& scratch) {
+    auto* values = scratch.take<int16_t>(p.m * ld(p));
+    auto* scales = scratch.take<int16_t>(p.groups->groups() * cpu::padded64(p.n));
+    auto* units = scratch.take<float>(p.groups->groups());
+    const LineScales of_rows(p.m, stats.row_max, stats.chunks, scratch);
+    const auto to_s16 = cpu::select<cpu::RowsToS16Fn>(cpu::rows_to_s16_scalar, cpu::rows_to_s16_avx2, cpu::rows_to_s16_avx512);
+    at::parallel_for(0, p.m, row_grain(p),
+                     [&](int64_t begin, int64_t end) { to_s16(rows, of_rows.inverse, values, ld(p), begin, end); });
+    const auto of_groups =
+        cpu::select<cpu::ScalesToS16Fn>(cpu::scales_to_s16_scalar, cpu::scales_to_s16_avx2, cpu::scales_to_s16_avx512);
+    at::parallel_for(0, p.groups->groups(), std::max<int64_t>(16, kSerialBytes / 8 / p.n),
+                     [&](int64_t begin, int64_t end) { of_groups(*p.groups, scales, units, begin, end); });
+    cpu::GemmGrad g = product(p.m, p.k, p.mask, out);
+    g.reduction_bytes = 2 * source.lines;
+    g.lda = 2 * ld(p);
+    g.a_high = reinterpret_cast<const uint8_t*>(values);
+    g.row_scale = of_rows.scale;
+    g.group = p.groups->group;
+    g.group_scales = scales;
+    g.group_units = units;
+    torchqat::run(g, cpu::select<cpu::GemmGradFn>(cpu::gemm_groups_scalar, cpu::gemm_groups_avx2, cpu::gemm_groups_avxvnni,
+                                                  cpu::gemm_groups_avx512, cpu::gemm_groups_avx512), g.lda, source, scratch);
   }
 };
 
@@ -233,28 +249,26 @@ void apply_bit_mask(const at::Tensor& values, const at::Tensor& mask) {
 
 void grad_by_limbs(const GradProblem& p, const GradResults& out) {
   const cpu::GradSource source = source_of(p);
-  std::optional<ColumnScales> columns_of_groups;
-  if (p.groups != nullptr && out.input.defined()) columns_of_groups.emplace(*p.groups);
-  const PanelSource weights =
-      (columns_of_groups ? PanelSource::group_limbs(*p.groups, columns_of_groups->inverse) : PanelSource::weights(p)).for_rows(p.m);
+  const bool in_groups = p.groups != nullptr;
+  const PanelSource weights = (in_groups ? PanelSource::groups(*p.groups) : PanelSource::weights(p)).for_rows(p.m);
   const PanelSource codes = PanelSource::codes(p);
-  const int64_t for_input = out.input.defined() ? Limbs::bytes(p.m, p.n) + panel_scratch(weights) : 0;
+  const int64_t for_input = !out.input.defined() ? 0
+                            : in_groups          ? GroupsProduct::bytes(p, weights)
+                                                 : Limbs::bytes(p.m, p.n) + panel_scratch(weights);
   const bool few_rows = p.m <= cpu::kFewRows;
   const int64_t for_weight = out.weight.defined() && !few_rows ? Limbs::bytes(p.n, p.m) + panel_scratch(codes) : 0;
   Scratch scratch(Statistics::bytes(p) + std::max(for_input, for_weight));
   const Statistics stats(p, source, out.bias, scratch);
   auto* const mark = scratch.mark();
-  if (out.input.defined()) {
+  if (out.input.defined() && in_groups) {
+    GroupsProduct::run(p, source, stats, weights, out.input, scratch);
+    scratch.rewind(mark);
+  } else if (out.input.defined()) {
     Limbs rows(p.m, p.n, stats.row_max, stats.chunks, scratch);
     rows.lines.weight = 128;  // the panels hold q + 128
     const auto split = cpu::select<cpu::SplitRowsFn>(cpu::split_rows_scalar, cpu::split_rows_avx2, cpu::split_rows_avx512);
     at::parallel_for(0, p.m, row_grain(p), [&](int64_t begin, int64_t end) { split(source, rows.lines, begin, end); });
-    cpu::GemmGrad g = product(p.m, p.k, p.mask, out.input);
-    if (columns_of_groups) {
-      g.column_scale = columns_of_groups->scale;
-      g.factor = 256.0f;  // the products' common limb
-    }
-    multiply_limbs(g, rows, p.n, weights, scratch, columns_of_groups.has_value());
+    multiply_limbs(product(p.m, p.k, p.mask, out.input), rows, p.n, weights, scratch);
     scratch.rewind(mark);
   }
   if (out.weight.defined() && few_rows) {

@@ -5,10 +5,10 @@
 
 #include "cpu/grad_gemm.h"
 #include "cpu/isa.h"
+#include "cpu/kernels/gemm_groups.h"
 #include "cpu/kernels/grad_bf16.h"
 #include "cpu/kernels/grad_panels.h"
 #include "cpu/kernels/panels.h"
-#include "cpu/kernels/weight_limbs.h"
 #include "cpu/output.h"
 
 namespace torchqat {
@@ -42,8 +42,8 @@ class Scratch {
 };
 
 // Panels over the reduction, `lines` of it padded to 64, made a few at a time and used while they lie in the cache: of the
-// weight's q + 128 by lines of n, or of the input's codes by lines of m: bytes, or bfloat16 made from the bytes. Or of limbs of a
-// weight in groups.
+// weight's q + 128 by lines of n, or of the input's codes by lines of m: bytes, or bfloat16 made from the bytes. Or blocks
+// of a weight in groups.
 class PanelSource {
  public:
   static PanelSource weights(const GradProblem& p) {
@@ -72,13 +72,14 @@ class PanelSource {
     s.zero_count_ = p.m;
     return s;
   }
-  // inverse: as weight_limbs_to_panels takes it.
-  static PanelSource group_limbs(const cpu::GroupedCodes& weight, const float* inverse) {
-    const auto kernel = cpu::select<cpu::WeightLimbsToPanelsFn>(
-        cpu::weight_limbs_to_panels_scalar, cpu::weight_limbs_to_panels_avx2, cpu::weight_limbs_to_panels_avx512);
-    PanelSource s(weight.k, weight.n);
-    s.planes_ = 2;
-    s.fill_ = [weight, inverse, kernel](uint8_t* out, int64_t begin, int64_t end) { kernel(weight, inverse, out, begin, end); };
+  static PanelSource groups(const cpu::GroupedCodes& weight) {
+    const auto kernel =
+        cpu::select<cpu::CodesToBlocksFn>(cpu::codes_to_blocks_scalar, cpu::codes_to_blocks_avx2, cpu::codes_to_blocks_avx512);
+    // A block of 32 columns of 16 bits is as large as a panel of 64 bytes.
+    PanelSource s(64 * weight.blocks(), weight.n);
+    s.fill_ = [weight, kernel](uint8_t* out, int64_t begin, int64_t end) {
+      kernel(weight, reinterpret_cast<int16_t*>(out), begin, end);
+    };
     return s;
   }
   PanelSource as_bf16() && {
@@ -89,7 +90,7 @@ class PanelSource {
   int64_t count, lines;
 
   // Of one panel; and how many are made at a time.
-  int64_t panel_bytes() const { return (bf16_ ? 2 : planes_) * 64 * lines; }
+  int64_t panel_bytes() const { return (bf16_ ? 2 : 1) * 64 * lines; }
   int64_t at_a_time() const { return std::clamp<int64_t>(chunk_bytes_ / panel_bytes(), 1, count); }
   // With few rows beside them panels need not wait for one another, and take the place of less in the cache.
   PanelSource for_rows(int64_t rows) && {
@@ -98,7 +99,7 @@ class PanelSource {
   }
   // What `parts` threads need, each at_a_time panels and their bytes if those are not the panels.
   int64_t scratch_bytes(int64_t parts) const { return parts * part_bytes(at_a_time()); }
-  int64_t part_bytes(int64_t panels) const { return Scratch::padded(panels * (bf16_ ? 3 : planes_) * 64 * lines); }
+  int64_t part_bytes(int64_t panels) const { return Scratch::padded(panels * (bf16_ ? 3 : 1) * 64 * lines); }
 
   // Panels [begin, end) into the part.
   const uint8_t* make(uint8_t* part, int64_t begin, int64_t end) const {
@@ -118,7 +119,6 @@ class PanelSource {
 
   std::function<void(uint8_t*, int64_t, int64_t)> fill_;
   bool bf16_ = false;
-  int64_t planes_ = 1;
   int64_t chunk_bytes_ = kChunkBytes;
   const int32_t* zero_points_ = nullptr;
   int32_t zero_point_ = 0;

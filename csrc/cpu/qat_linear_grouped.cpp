@@ -19,6 +19,9 @@ namespace {
 
 using OptionalTensor = std::optional<at::Tensor>;
 
+// Blocks of 32 columns that lie in shorter groups hold little else than padding.
+constexpr int64_t kShortestInt16Group = 16;
+
 struct QuantizedWeight {
   at::Tensor codes, mask;  // int8 [n, k], uint8 [n, ceil(k / 8)]
 };
@@ -256,8 +259,7 @@ void grad_by_float(const GradProblem& p, const at::Tensor& weight_codes, const a
   }
 }
 
-// Limbs of a weight in groups take five byte products where bfloat16 takes two: AMX, with half as many bfloat16 products a
-// cycle as byte products, is quicker by bfloat16.
+// AMX has bfloat16 products but none of 16-bit integers.
 Backward resolve_grouped_backward(Backward wanted) {
   if (wanted == Backward::automatic && cpu::current_isa() == cpu::Isa::amx) return Backward::bfloat16;
   return resolve_backward(wanted);
@@ -312,8 +314,13 @@ Gradients backward_cpu(const at::Tensor& grad_output, const at::Tensor& codes, c
   if (wanted[2]) out.bias = grad_bias;
   switch (resolve_grouped_backward(parse_backward(op, backward))) {
     case Backward::int16: {
-      const cpu::GroupedCodes groups{w_codes.const_data_ptr<int8_t>(), scale.const_data_ptr<float>(), p.n, p.k, group_size};
+      const int64_t group = std::min(group_size, p.k);
+      const cpu::GroupedCodes groups{w_codes.const_data_ptr<int8_t>(), scale.const_data_ptr<float>(), p.n, p.k, group};
       p.groups = &groups;
+      if (group < kShortestInt16Group && wanted[0]) {
+        grad_by_float(p, w_codes, scale, group_size, {out.input, {}, {}});
+        out.input = at::Tensor();
+      }
       grad_by_limbs(p, out);
       break;
     }

@@ -205,7 +205,7 @@ class QConfig:
     Args:
         weight: QuantSpec of the weight, or None to leave it in float.
         activation: QuantSpec of the module's input, or None.
-        backward: "float32", "bfloat16", "int16" (the gradient in two 8-bit limbs) or "auto", of integer layers.
+        backward: "float32", "bfloat16", "int16" (the gradient as 16-bit integers) or "auto", of integer layers.
 
     Raises:
         ValueError, TypeError: for combinations that mean nothing, such as a weight scale per token.

@@ -6,11 +6,11 @@
 #include <vector>
 
 #include "cpu/kernels/gemm_grad.h"
+#include "cpu/kernels/gemm_groups.h"
 #include "cpu/kernels/grad_limbs.h"
 #include "cpu/kernels/grad_panels.h"
 #include "cpu/kernels/pack_s8.h"
 #include "cpu/kernels/panels.h"
-#include "cpu/kernels/weight_limbs.h"
 #include "numerics/limbs.h"
 #include "supported_paths.h"
 
@@ -66,36 +66,6 @@ struct Problem {
   }
 };
 
-// A gradient's rows, to meet panels of u8 with 128 for 0.
-LimbLines rows_of(int64_t m, int64_t n, std::vector<uint8_t>& limbs, const std::vector<float>& inverse,
-                  std::vector<int32_t>& corrections) {
-  LimbLines lines;
-  lines.high = limbs.data();
-  lines.low = limbs.data() + m * padded64(n);
-  lines.ld = padded64(n);
-  lines.inverse = inverse.data();
-  lines.sums = corrections.data();
-  lines.weight = 128;
-  return lines;
-}
-
-GemmGrad input_gradient(int64_t m, int64_t n, int64_t k, const LimbLines& lines, const std::vector<uint8_t>& panels,
-                        const std::vector<float>& row_scale, std::vector<float>& out) {
-  GemmGrad g;
-  g.m = m;
-  g.n = k;
-  g.reduction_bytes = g.lda = padded64(n);
-  g.used_bytes = n;
-  g.a_high = lines.high;
-  g.a_low = lines.low;
-  g.panels = panels.data();
-  g.corrections = lines.sums;
-  g.row_scale = row_scale.data();
-  g.out = out.data();
-  g.ldo = k;
-  return g;
-}
-
 void check(int64_t m, int64_t n, int64_t k, bool extreme = false) {
   const Problem p(m, n, k, extreme);
   const int64_t k_padded = padded64(k), chunks = (n + kGradChunk - 1) / kGradChunk;
@@ -139,12 +109,28 @@ void check(int64_t m, int64_t n, int64_t k, bool extreme = false) {
     const int64_t n_padded = padded64(n), m_padded = padded64(m);
     std::vector<uint8_t> limbs(at(2 * std::max(m * n_padded, n * m_padded)), 0xee);
     std::vector<int32_t> corrections(at(2 * std::max(m * segment_count(n), n * segment_count(m))));
-    LimbLines lines = rows_of(m, n, limbs, row_inverse, corrections);
+    LimbLines lines;
+    lines.high = limbs.data();
+    lines.low = limbs.data() + m * n_padded;
+    lines.ld = n_padded;
+    lines.inverse = row_inverse.data();
+    lines.sums = corrections.data();
+    lines.weight = 128;
     path.rows(source, lines, 0, m);
     std::vector<uint8_t> panels(at(k_padded * std::max(n_padded, m_padded)));
     path.weight_panels(forward.data(), n, k, panels.data(), 0, k_padded / 64);
     std::vector<float> out(at(std::max(m, n) * k), -7.0f);
-    GemmGrad g = input_gradient(m, n, k, lines, panels, row_scale, out);
+    GemmGrad g;
+    g.m = m;
+    g.n = g.ldo = k;
+    g.reduction_bytes = g.lda = n_padded;
+    g.used_bytes = n;
+    g.a_high = lines.high;
+    g.a_low = lines.low;
+    g.panels = panels.data();
+    g.corrections = corrections.data();
+    g.row_scale = row_scale.data();
+    g.out = out.data();
     g.mask = mask.data();
     g.ld_mask = (k + 7) / 8;
     path.gemm(g, 0, m, 0, k_padded / 64);
@@ -192,19 +178,21 @@ void check(int64_t m, int64_t n, int64_t k, bool extreme = false) {
   }
 }
 
-struct PairsPath {
+struct GroupsPath {
   const char* name;
-  SplitRowsFn rows;
-  LargestOfColumnsFn largest;
-  WeightLimbsToPanelsFn panels;
+  RowsToS16Fn rows;
+  ScalesToS16Fn scales;
+  CodesToBlocksFn blocks;
   GemmGradFn gemm;
 };
 
-// dx = dy W with the weight in groups: the three products of limbs against int64 loops.
-void check_pairs(int64_t m, int64_t n, int64_t k, int64_t group, bool extreme = false) {
+// dx = dy W with the weight in groups: the integers against int64 loops.
+void check_groups(int64_t m, int64_t n, int64_t k, int64_t group, bool extreme = false) {
   const Problem p(m, n, k, extreme);
-  const int64_t n_padded = padded64(n), k_padded = padded64(k), groups = (k + group - 1) / group;
+  const int64_t n_padded = padded64(n), ld = n_padded + 32;
   std::vector<float> scale, row_scale, row_inverse;
+  const GroupedCodes shape{nullptr, nullptr, n, k, group};
+  const int64_t groups = shape.groups(), count = shape.blocks();
   for (int64_t i = 0; i < n * groups; ++i) scale.push_back(extreme ? 1.0f : 0.01f + 0.001f * static_cast<float>(i % 7));
   for (int64_t i = 0; i < m; ++i) {
     float largest = 0.0f;
@@ -213,71 +201,65 @@ void check_pairs(int64_t m, int64_t n, int64_t k, int64_t group, bool extreme = 
     row_inverse.push_back(numerics::limb_inverse(largest));
   }
   const GroupedCodes w{p.weight.data(), scale.data(), n, k, group};
-  const auto value = [&](int64_t i, int64_t j) {
-    return static_cast<float>(p.weight[at(i * k + j)]) * scale[at(i * groups + j / group)];
-  };
-  const float one = 1.0f;
+  const std::vector<uint8_t> mask(at(m * ((k + 7) / 8)), 0xb5);
   GradSource source;
   source.grad = p.dy.data();
   source.m = m;
   source.n = n;
-  source.column_factor = &one;
-  for (const PairsPath& path : supported_paths<PairsPath>(
-           {{"scalar", split_rows_scalar, largest_of_columns_scalar, weight_limbs_to_panels_scalar, gemm_limb_pairs_scalar},
-            {"avx2", split_rows_avx2, largest_of_columns_avx2, weight_limbs_to_panels_avx2, gemm_limb_pairs_avx2},
-            {"avxvnni", split_rows_avx2, largest_of_columns_avx2, weight_limbs_to_panels_avx2, gemm_limb_pairs_avxvnni},
-            {"avx512", split_rows_avx512, largest_of_columns_avx512, weight_limbs_to_panels_avx512, gemm_limb_pairs_avx512},
-            {"amx", split_rows_avx512, largest_of_columns_avx512, weight_limbs_to_panels_avx512, gemm_limb_pairs_amx}})) {
-    std::vector<float> column_scale(at(k_padded), -1.0f), inverse(at(k_padded));
-    path.largest(w, column_scale.data(), 0, k_padded / 64);
-    for (int64_t j = 0; j < k_padded; ++j) {
-      float largest = 0.0f;
-      for (int64_t i = 0; j < k && i < n; ++i) largest = std::max(largest, std::fabs(value(i, j)));
-      ASSERT_EQ(column_scale[at(j)], largest) << path.name;
-      column_scale[at(j)] = numerics::limb_scale(largest);
-      inverse[at(j)] = numerics::limb_inverse(largest);
-    }
-    std::vector<uint8_t> limbs(at(2 * m * n_padded), 0xee), panels(at(2 * k_padded * n_padded));
-    std::vector<int32_t> corrections(at(2 * m * segment_count(n)));
-    LimbLines lines = rows_of(m, n, limbs, row_inverse, corrections);
-    path.rows(source, lines, 0, m);
-    // In two parts, as a caller that makes a few panels at a time.
-    const int64_t first = k_padded / 64 / 2;
-    path.panels(w, inverse.data(), panels.data(), 0, first);
-    path.panels(w, inverse.data(), panels.data() + first * 128 * n_padded, first, k_padded / 64);
-    std::vector<float> out(at(m * k), -7.0f);
-    GemmGrad g = input_gradient(m, n, k, lines, panels, row_scale, out);
-    g.column_scale = column_scale.data();
-    g.factor = 256.0f;
-    path.gemm(g, 0, m, 0, k_padded / 64);
-    for (int64_t i = 0; i < m; ++i) {
-      for (int64_t j = 0; j < k; ++j) {
+  for (const GroupsPath& path : supported_paths<GroupsPath>(
+           {{"scalar", rows_to_s16_scalar, scales_to_s16_scalar, codes_to_blocks_scalar, gemm_groups_scalar},
+            {"avx2", rows_to_s16_avx2, scales_to_s16_avx2, codes_to_blocks_avx2, gemm_groups_avx2},
+            {"avxvnni", rows_to_s16_avx2, scales_to_s16_avx2, codes_to_blocks_avx2, gemm_groups_avxvnni},
+            {"avx512", rows_to_s16_avx512, scales_to_s16_avx512, codes_to_blocks_avx512, gemm_groups_avx512}})) {
+    std::vector<int16_t> rows(at(m * ld), 77), scales(at(groups * n_padded), 77), blocks(at(count * 32 * n_padded), 77);
+    std::vector<float> units(at(groups)), out(at(m * k), -7.0f);
+    path.rows(source, row_inverse.data(), rows.data(), ld, 0, m);
+    path.scales(w, scales.data(), units.data(), 0, groups);
+    // In two parts, as a caller that makes a few blocks at a time.
+    path.blocks(w, blocks.data(), 0, count / 2);
+    path.blocks(w, blocks.data() + count / 2 * 32 * n_padded, count / 2, count);
+    GemmGrad g;
+    g.m = m;
+    g.n = g.ldo = k;
+    g.reduction_bytes = 2 * n_padded;
+    g.lda = 2 * ld;
+    g.a_high = reinterpret_cast<const uint8_t*>(rows.data());
+    g.panels = reinterpret_cast<const uint8_t*>(blocks.data());
+    g.group = group;
+    g.group_scales = scales.data();
+    g.group_units = units.data();
+    g.row_scale = row_scale.data();
+    g.mask = mask.data();
+    g.ld_mask = (k + 7) / 8;
+    g.out = out.data();
+    path.gemm(g, 0, m, 0, count);
+    for (int64_t j = 0; j < k; ++j) {
+      const int64_t of = j / group;
+      float most = 0.0f;
+      for (int64_t t = 0; t < n; ++t) most = std::max(most, scale[at(t * groups + of)]);
+      ASSERT_EQ(units[at(of)], numerics::limb_scale(most) * 32768.0f) << path.name;
+      for (int64_t i = 0; i < m; ++i) {
         int64_t exact = 0;
         for (int64_t t = 0; t < n; ++t) {
           const auto a = static_cast<int64_t>(numerics::limb_value(p.dy[at(i * n + t)], row_inverse[at(i)]));
-          const auto b = static_cast<int64_t>(numerics::limb_value(value(t, j), inverse[at(j)]));
-          const int64_t a_high = (a + 128) >> 8, b_high = (b + 128) >> 8;
-          exact += a * b - (a - 256 * a_high) * (b - 256 * b_high);
+          const auto b = static_cast<int64_t>(numerics::limb_value(scale[at(t * groups + of)], numerics::limb_inverse(most)));
+          exact += ((a * b + (1 << 14)) >> 15) * p.weight[at(t * k + j)];
         }
-        const double unit = static_cast<double>(row_scale[at(i)]) * column_scale[at(j)];
-        const double wanted = static_cast<double>(exact) * unit;
-        ASSERT_NEAR(out[at(i * k + j)], wanted, 1e-6 * std::fabs(wanted) + 1e-6 * unit * 32639.0 * 32639.0)
+        const double unit = static_cast<double>(row_scale[at(i)]) * units[at(of)];
+        const double wanted = (0xb5 >> (j % 8)) & 1 ? static_cast<double>(exact) * unit : 0.0;
+        ASSERT_NEAR(out[at(i * k + j)], wanted, 1e-6 * std::fabs(wanted) + 1e-6 * unit * 32639.0 * 128.0)
             << path.name << " " << m << " " << n << " " << k << " " << group;
       }
     }
   }
 }
 
-TEST(GemmGrad, LimbPairsAtTileEdges) {
-  for (int64_t m : {1, 2, 3, 4, 5, 6, 7, 16, 17, 31, 32, 33, 65}) check_pairs(m, 32, 20, 8);
-  for (int64_t n : {1, 3, 4, 5, 63, 64, 65, 130}) check_pairs(7, n, 70, 32);
-  for (int64_t k : {1, 15, 16, 17, 64, 65, 330}) check_pairs(5, 18, k, 16);
-  for (int64_t group : {1, 3, 8, 24, 48, 1000}) check_pairs(3, 9, 100, group);
-}
-
-TEST(GemmGrad, LimbPairsOverSegmentsAndExtremes) {
-  check_pairs(2, 65536 + 64, 2, 2, true);
-  check_pairs(7, 65536 + 5, 2, 1);
+TEST(GemmGrad, GroupsAtTileEdges) {
+  for (int64_t m : {1, 2, 3, 4, 5, 6, 7, 12, 13, 17, 24, 97}) check_groups(m, 32, 40, 32);
+  for (int64_t n : {1, 2, 3, 63, 64, 65, 130, 511, 513, 1100}) check_groups(7, n, 70, 32);
+  for (int64_t k : {1, 31, 32, 33, 64, 65, 330, 500}) check_groups(5, 18, k, 64);
+  for (int64_t group : {1, 3, 8, 24, 48, 1000}) check_groups(3, 9, 100, group);
+  check_groups(5, 2000, 33, 33, true);
 }
 
 TEST(GemmGrad, LimbsAtTileEdges) {

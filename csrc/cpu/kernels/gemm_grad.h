@@ -1,8 +1,7 @@
 // Contract of the backward products: C[i, j] = sum over r of A[i, r] * B[r, j], float32, with B in panels (panels.h).
 // Limbs: A in two planes of s8 limbs with a scale per row, B u8; exact integer sums per segment of 65536, minus the row's
-// correction. Limb pairs: B too in two planes of limbs, + 128, high before low in each panel, with a scale per column; of the
-// four products that of both lower limbs, less than 2^-14 of the largest, is left out. bfloat16: A and B pairs of bfloat16, 4 bytes wide where codes have 4, float32 sums in ascending order.
-// Where the mask's bit is 0, C is 0.
+// correction. bfloat16: A and B pairs of bfloat16, 4 bytes wide where codes have 4, float32 sums in ascending order. A weight
+// in groups: see gemm_groups.h. Where the mask's bit is 0, C is 0.
 #pragma once
 #include <cstdint>
 
@@ -17,12 +16,14 @@ struct GemmGrad {
   const uint8_t* a_high = nullptr;   // [m, lda] bytes; bfloat16: the only plane
   const uint8_t* a_low = nullptr;
   int64_t lda = 0;
-  const uint8_t* panels = nullptr;   // [panels from first_panel on][reduction_bytes / 4][64][4]; limb pairs: twice that
+  const uint8_t* panels = nullptr;   // [panels from first_panel on][reduction_bytes / 4][64][4]
   int64_t first_panel = 0;
   const int32_t* corrections = nullptr;  // limbs: [segments][2][m]
   const float* row_scale = nullptr;  // [m] or absent: 1
-  const float* column_scale = nullptr;  // limb pairs: [n padded to 64]
   float factor = 1.0f;               // of all of C
+  int64_t group = 0;                 // a weight in groups: columns in one
+  const int16_t* group_scales = nullptr;  // [groups][reduction_bytes / 2]
+  const float* group_units = nullptr;     // [groups]
   const uint8_t* mask = nullptr;     // [m, ld_mask] or absent: bit j of a row
   int64_t ld_mask = 0;
   FloatType type = FloatType::float32;
@@ -38,11 +39,6 @@ void gemm_limbs_avx2(const GemmGrad&, int64_t, int64_t, int64_t, int64_t);
 void gemm_limbs_avxvnni(const GemmGrad&, int64_t, int64_t, int64_t, int64_t);
 void gemm_limbs_avx512(const GemmGrad&, int64_t, int64_t, int64_t, int64_t);
 void gemm_limbs_amx(const GemmGrad&, int64_t, int64_t, int64_t, int64_t);
-void gemm_limb_pairs_scalar(const GemmGrad&, int64_t, int64_t, int64_t, int64_t);
-void gemm_limb_pairs_avx2(const GemmGrad&, int64_t, int64_t, int64_t, int64_t);
-void gemm_limb_pairs_avxvnni(const GemmGrad&, int64_t, int64_t, int64_t, int64_t);
-void gemm_limb_pairs_avx512(const GemmGrad&, int64_t, int64_t, int64_t, int64_t);
-void gemm_limb_pairs_amx(const GemmGrad&, int64_t, int64_t, int64_t, int64_t);
 void gemm_bf16_avx512bf16(const GemmGrad&, int64_t, int64_t, int64_t, int64_t);
 void gemm_bf16_amx(const GemmGrad&, int64_t, int64_t, int64_t, int64_t);
 

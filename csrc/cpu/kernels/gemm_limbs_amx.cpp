@@ -10,8 +10,4 @@ void gemm_limbs_amx(const GemmGrad& g, int64_t row_begin, int64_t row_end, int64
   run_gemm_limbs<AmxTile>(g, row_begin, row_end, panel_begin, panel_end);
 }
 
-void gemm_limb_pairs_amx(const GemmGrad& g, int64_t row_begin, int64_t row_end, int64_t panel_begin, int64_t panel_end) {
-  run_gemm_limb_pairs<AmxTile>(g, row_begin, row_end, panel_begin, panel_end);
-}
-
 }  // namespace torchqat::cpu

@@ -8,8 +8,4 @@ void gemm_limbs_avx2(const GemmGrad& g, int64_t row_begin, int64_t row_end, int6
   run_gemm_limbs<Avx2Tile>(g, row_begin, row_end, panel_begin, panel_end);
 }
 
-void gemm_limb_pairs_avx2(const GemmGrad& g, int64_t row_begin, int64_t row_end, int64_t panel_begin, int64_t panel_end) {
-  run_gemm_limb_pairs<Avx2Tile>(g, row_begin, row_end, panel_begin, panel_end);
-}
-
 }  // namespace torchqat::cpu

@@ -19,10 +19,4 @@ void gemm_limbs_avx512(const GemmGrad& g, int64_t row_begin, int64_t row_end, in
   }
 }
 
-void gemm_limb_pairs_avx512(const GemmGrad& g, int64_t row_begin, int64_t row_end, int64_t panel_begin, int64_t panel_end) {
-  for (int64_t i = row_begin; i < row_end; i += kRowsAtOnce) {
-    run_gemm_limb_pairs<Avx512Tile>(g, i, std::min(row_end, i + kRowsAtOnce), panel_begin, panel_end);
-  }
-}
-
 }  // namespace torchqat::cpu

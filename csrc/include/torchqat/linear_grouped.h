@@ -37,8 +37,8 @@ TORCHQAT_API at::Tensor linear_weight_only(const at::Tensor& input, const at::Te
 // The training layer: quantises input and weight, then computes linear_grouped_int8 on the codes: equal bits. Gradients pass
 // straight through within the grids; where a scale is learned, its gradient (times grad_scale) and that of a floating
 // zero point follow fake_quantize_learned. weight_scale [N, ceil(K / group_size)]. backward: "float32", "bfloat16" (float32
-// where that is not native), "int16" (gradients as two 8-bit limbs, the input's from a weight in two limbs too) or "auto"
-// (bfloat16 with AMX and on CUDA, int16 with other integer products, else float32).
+// where that is not native), "int16" (the gradient as 16-bit integers; the input's gradient in float32 with groups shorter
+// than 16) or "auto" (bfloat16 with AMX and on CUDA, int16 with other integer products, else float32).
 TORCHQAT_API at::Tensor qat_linear_grouped(const at::Tensor& input, const at::Tensor& weight,
                                            const std::optional<at::Tensor>& bias, const at::Tensor& input_scale,
                                            const at::Tensor& input_zero_point, const at::Tensor& weight_scale,

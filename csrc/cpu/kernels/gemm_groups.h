@@ -13,8 +13,8 @@ namespace torchqat::cpu {
 
 // Columns of k in a block; a block lies in one group, and the last block of a group may hold fewer.
 constexpr int64_t kBlockColumns = 32;
-// 512 * 32767 * 128 fits in 32 bits.
-constexpr int64_t kGroupLines = 512;
+// 512 * 32767 * 128 fits in 32 bits; of half as many the operands fit in the first-level cache.
+constexpr int64_t kGroupLines = 256;
 
 struct GroupedCodes {
   const int8_t* codes = nullptr;  // [n, k], contiguous

@@ -41,10 +41,12 @@ TORCHQAT_INLINE void rows_to_s16(const GradSource& s, const float* inverse, int1
 
 TORCHQAT_INLINE void scales_to_s16(const GroupedCodes& w, int16_t* out, float* unit, int64_t group_begin,
                                    int64_t group_end) {
-  constexpr int64_t at_once = 64;
+  // Rows of a line in `out`, and groups: lines a power of two apart would push one another out of the cache, so each is
+  // written at once.
+  constexpr int64_t rows_at_once = 32, at_once = 64;
   const int64_t groups = w.groups(), lines = padded64(w.n);
   alignas(64) float most[at_once], inverse[at_once];
-  alignas(64) int16_t values[at_once];
+  alignas(64) int16_t values[rows_at_once][at_once];
   for (int64_t first = group_begin; first < group_end; first += at_once) {
     const int64_t count = std::min(at_once, group_end - first);
     std::fill(most, most + at_once, 0.0f);
@@ -52,19 +54,21 @@ TORCHQAT_INLINE void scales_to_s16(const GroupedCodes& w, int16_t* out, float* u
       const float* s = w.scale + i * groups + first;
       for (int64_t g = 0; g < count; ++g) most[g] = numerics::larger_or_nan(s[g], most[g]);
     }
-    for (int64_t g = 0; g < count; ++g) {
-      inverse[g] = numerics::limb_inverse(most[g]);
-      unit[first + g] = numerics::limb_scale(most[g]) * 32768.0f;
-      std::fill(out + (first + g) * lines + w.n, out + (first + g + 1) * lines, int16_t{0});
-    }
-    for (int64_t i = 0; i < w.n; ++i) {
-      const float* s = w.scale + i * groups + first;
-      for_columns<16>(s, 0, count, [&](const float* part, int64_t g) __attribute__((always_inline)) {
-        for (int l = 0; l < 16; l += Vec::size) {
-          numerics::limb_value(Vec::load(part + l), Vec::load(inverse + g + l)).store(values + g + l);
-        }
-      });
-      for (int64_t g = 0; g < count; ++g) out[(first + g) * lines + i] = values[g];
+    for (int64_t g = 0; g < at_once; ++g) inverse[g] = numerics::limb_inverse(most[g]);
+    for (int64_t g = 0; g < count; ++g) unit[first + g] = numerics::limb_scale(most[g]) * 32768.0f;
+    for (int64_t i = 0; i < lines; i += rows_at_once) {
+      std::memset(values, 0, sizeof values);
+      for (int64_t r = 0; r < std::min(rows_at_once, w.n - i); ++r) {
+        for_columns<16>(w.scale + (i + r) * groups + first, 0, count, [&](const float* s, int64_t g) __attribute__((always_inline)) {
+          for (int l = 0; l < 16; l += Vec::size) {
+            numerics::limb_value(Vec::load(s + l), Vec::load(inverse + g + l)).store(values[r] + g + l);
+          }
+        });
+      }
+      for (int64_t g = 0; g < count; ++g) {
+        int16_t* to = out + (first + g) * lines + i;
+        for (int64_t r = 0; r < rows_at_once; ++r) to[r] = values[r][g];
+      }
     }
   }
 }
@@ -84,19 +88,20 @@ TORCHQAT_INLINE void codes_to_blocks(const GroupedCodes& w, int16_t* out, int64_
       }
       for (int64_t c = 0; c < count; ++c) {
         const BlockColumns& block = columns[c];
-        const int8_t* q[2];
-        int8_t padded[2][kBlockColumns] = {};
-        for (int64_t t = 0; t < 2; ++t) {
-          q[t] = w.codes + (i + t) * w.k + block.first;
-          if (i + t < w.n && block.count == kBlockColumns) continue;
-          if (i + t < w.n) std::memcpy(padded[t], q[t], static_cast<size_t>(block.count));
-          q[t] = padded[t];
+        const int8_t *even = w.codes + i * w.k + block.first, *odd = even + w.k;
+        int8_t padded[2][kBlockColumns];
+        if (i + 2 > w.n || block.count < kBlockColumns) {
+          std::memset(padded, 0, sizeof padded);
+          if (i < w.n) std::memcpy(padded[0], even, static_cast<size_t>(block.count));
+          if (i + 1 < w.n) std::memcpy(padded[1], odd, static_cast<size_t>(block.count));
+          even = padded[0];
+          odd = padded[1];
         }
-        uint32_t pairs[kBlockColumns];
+        int16_t* to = out + ((b - block_begin + c) * lines + i) * kBlockColumns;
         for (int64_t j = 0; j < kBlockColumns; ++j) {
-          pairs[j] = static_cast<uint32_t>(q[0][j] & 0xffff) | static_cast<uint32_t>(q[1][j]) << 16;
+          to[2 * j] = even[j];
+          to[2 * j + 1] = odd[j];
         }
-        std::memcpy(out + ((b - block_begin + c) * lines + i) * kBlockColumns, pairs, sizeof pairs);
       }
     }
   }

@@ -167,17 +167,29 @@ class _Layer(nn.Module):
             self.activation = OnnxActivation(activation, tensors.get("input_scale"), tensors.get("input_zero_point"))
         self.output = _clipping(config, tensors)
         bias = tensors.get("bias")
-        self.register_buffer("bias", None if bias is None else bias.detach().float().cpu())
+        # onnxruntime rounds a bias that belongs to such an operator to steps of input scale times weight scale. With 8 bits on both
+        # sides that is far below a code; with fewer it is not, and there the bias is an addition of its own.
+        apart = self.activation is not None and self.activation.by_linear and (
+            self.weight.bits < 8 or self.activation.high - self.activation.low < 254
+        )
+        bias = None if bias is None else bias.detach().float().cpu()
+        self.register_buffer("bias", None if apart else bias)
+        self.register_buffer("added_bias", bias if apart else None)
 
     def rounded(self, x: Tensor) -> Tensor:
         return x if self.activation is None else self.activation(x)
+
+    def with_bias(self, y: Tensor, dims_after: int = 0) -> Tensor:
+        """y with a bias that is added apart; dims_after: how many dimensions follow the channels."""
+        return y if self.added_bias is None else y + self.added_bias.reshape([-1] + [1] * dims_after)
 
 
 class OnnxLinear(_Layer):
     """[..., K] -> [..., N]."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return _clipped(F.linear(self.rounded(input), self.weight(), self.bias), self.output)
+        y = self.with_bias(F.linear(self.rounded(input), self.weight(), self.bias))
+        return _clipped(y, self.output)
 
 
 class OnnxConv(_Layer):
@@ -195,6 +207,7 @@ class OnnxConv(_Layer):
         y = conv(
             x, weight, self.bias, config["stride_list"], config["padding_list"], config["dilation_list"], config["groups"]
         )
+        y = self.with_bias(y, spatial)
         return _clipped(y if batched else y.squeeze(0), self.output)
 
 
@@ -220,6 +233,7 @@ class OnnxConvTranspose(_Layer):
             x, weight, self.bias, config["stride_list"], config["padding_list"], config["output_padding_list"], config["groups"],
             config["dilation_list"],
         )  # fmt: skip
+        y = self.with_bias(y, spatial)
         return y if batched else y.squeeze(0)
 
 

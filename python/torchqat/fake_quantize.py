@@ -139,14 +139,8 @@ class FakeQuantize(ScaleSource):
             return self.to_levels(x, scale)
         if self.float_grid:
             return torch.ops.torchqat.fake_quantize_float(x, scale, self.blocks(x.dim()), self.format)
-        if self.estimator == "pact":
-            return torch.ops.torchqat.fake_quantize_pact(
-                x, scale, self.blocks(x.dim()), self.quant_min, self.quant_max, self.grad_scale(x)
-            )
         if self.learned:
-            return torch.ops.torchqat.fake_quantize_learned(
-                x, scale, zero_point, self.blocks(x.dim()), self.quant_min, self.quant_max, self.grad_scale(x)
-            )
+            return self.learning(x, scale, zero_point)
         if self.stochastic and self.training:
             if not in_recomputation():
                 self.draws += 1
@@ -163,6 +157,26 @@ class FakeQuantize(ScaleSource):
         return torch.ops.torchqat.fake_quantize(
             x, scale, zero_point, self.blocks(x.dim()), self.quant_min, self.quant_max
         )
+
+    def learning(self, x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
+        """x on its grid, with the gradient of a learned scale (and zero point) that `qparams` gave."""
+        if self.estimator == "pact":
+            return torch.ops.torchqat.fake_quantize_pact(
+                x, scale, self.blocks(x.dim()), self.quant_min, self.quant_max, self.grad_scale(x)
+            )
+        return torch.ops.torchqat.fake_quantize_learned(
+            x, scale, zero_point, self.blocks(x.dim()), self.quant_min, self.quant_max, self.grad_scale(x)
+        )
+
+    def on_grid(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What an integer form reads: x, already rounded where the scale is learned, with the gradients of that; and the grid as constants, its
+        zero point an integer. The codes of a rounded value are the value's own.
+        """
+        scale, zero_point = self.qparams(x)
+        if self.learned:
+            x = self.learning(x, scale, zero_point)
+            zero_point = zero_point.detach().round().clamp(self.quant_min, self.quant_max).to(torch.int32)
+        return x, scale.detach(), zero_point
 
     def _block_float(self, x: Tensor) -> Tensor:
         # Blocks lie along the last dimension of what the op sees.

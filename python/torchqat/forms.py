@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from torchqat.config import QuantSpec
 from torchqat.flow import ADDS, Flow, clip_range, hooked
 from torchqat.mapping import AVERAGES, TABLES
 from torchqat.nn.qat._form import QatForm
@@ -28,13 +27,13 @@ _FUNCTIONS = {
 _ADAPTIVE = {F.adaptive_avg_pool1d: 1, F.adaptive_avg_pool2d: 2, F.adaptive_avg_pool3d: 3}
 
 
-def insert_forms(model: nn.Module, spec: QuantSpec, left_out) -> nn.Module:
-    """The prepared model with integer forms that quantise on grids of spec. A module that calls a function with a form becomes a
-    torch.fx.GraphModule; a model that cannot be traced is returned as it is.
+def insert_forms(model: nn.Module, spec_of) -> nn.Module:
+    """The prepared model with integer forms. A module that calls a function with a form becomes a torch.fx.GraphModule; a model
+    that cannot be traced is returned as it is.
 
     Args:
-        left_out: says of a form's class, a module's name (of the caller, for functions) and the module or None whether an override
-            leaves it in float.
+        spec_of: says of a form's class, a module's name (of the caller, for functions) and the module or None on which grid it
+            rounds (a QuantSpec), or None to leave it in float.
     """
     with released(model):
         try:
@@ -42,20 +41,21 @@ def insert_forms(model: nn.Module, spec: QuantSpec, left_out) -> nn.Module:
         except Exception:  # noqa: BLE001 - tracing runs the model's own code; without a graph there is nothing to put in
             return model
         places = _function_places(model, flow)
-        makers = {}
+        makers, specs = {}, {}
         for node in flow.graph.nodes:
             maker = _maker(flow, node)
             if maker is None or (node.op != "call_module" and node not in places):
                 continue
             name = node.target if node.op == "call_module" else places[node][0]
-            if not left_out(maker[0], name, flow.module(node)):
+            specs[node] = spec_of(maker[0], name, flow.module(node))
+            if specs[node] is not None:
                 makers[node] = maker
         chosen = _eligible(flow, makers)
     device = next((t.device for t in (*model.parameters(), *model.buffers())), None)
     inside: dict[str, dict[int, tuple[str, QatForm]]] = defaultdict(dict)
     for node in chosen:
         cls, arguments = makers[node]
-        form = cls(spec, *arguments, device=device, training=model.training)
+        form = cls(specs[node], *arguments, device=device, training=model.training)
         if node.op == "call_module":
             _set(model, node.target, form)
         else:

@@ -8,7 +8,7 @@ import fnmatch
 from torch import nn
 
 from torchqat.computed_weights import float_type, settle, settled
-from torchqat.config import QConfig, QuantSpec
+from torchqat.config import LEARNED, QConfig, QuantSpec
 from torchqat.fake_quantize import FakeQuantize
 from torchqat.flow import is_static
 from torchqat.float_state import accept_float_names
@@ -53,8 +53,9 @@ def prepare_qat(
             of your own multiplies (mixtures of experts: F.linear, matmul, bmm, einsum, grouped_mm) are then quantised too, weight
             only: `w` moves into a child `w_quant`, and overrides may name it. Where torch.fx can trace the model, adds, average
             pooling and element-wise functions that lie between integer layers get integer forms (nn.qat.Add, AvgPool, Activation),
-            which train as they are deployed; overrides of None for such a form's class, for a module type or for a name keep them in
-            float. A module that calls such a function itself becomes a torch.fx.GraphModule with the same children and names: use what
+            which train as they are deployed, where qconfig's activations have a static or learned scale. An override of a form's class
+            gives all of that class their grids (8 bits for the residual sums of a 4-bit network); None for such a class, for a module
+            type or for a name keeps them in float. A module that calls such a function itself becomes a torch.fx.GraphModule with the same children and names: use what
             is returned.
         output: an integer QuantSpec with one static scale for the model's own output, so that a deployed graph ends in integers. The
             model then returns values on that grid, prepared and converted alike; `nn.quantized.Output` says how to get the codes. A
@@ -116,17 +117,26 @@ def prepare_qat(
         raise
     let_go(model, [name for name, weight in held.items() if id(weight) not in new])
     model = swap_modules(model, new)
-    if example_inputs is not None and _allows_forms(qconfig):
-        model = insert_forms(model, qconfig.activation, lambda *form: _left_out(overrides or {}, *form))
+    if example_inputs is not None and qconfig.integer:
+        model = insert_forms(model, lambda *form: _form_spec(qconfig, overrides or {}, *form))
     if output is not None:
         model = _with_output(model, output)
     accept_float_names(model, folded)
     return model
 
 
-def _allows_forms(qconfig: QConfig) -> bool:
-    spec = qconfig.activation
-    return qconfig.integer and spec.estimator == "ste" and is_static(FakeQuantize.from_spec(spec))
+def _form_spec(qconfig: QConfig, overrides: dict, form: type, name: str, module: nn.Module | None) -> QuantSpec | None:
+    """The grids of a form, or None where it stays in float."""
+    if _left_out(overrides, form, name, module):
+        return None
+    spec = overrides.get(form, qconfig).activation
+    fits = spec is not None and (spec.estimator == "ste" or spec.estimator in LEARNED) and is_static(FakeQuantize.from_spec(spec))
+    if not fits and form in overrides:
+        raise ValueError(
+            f"prepare_qat: overrides[{form.__name__}] must have activations on an integer grid of at most 8 bits with one static or "
+            f"learned scale, got {spec}"
+        )
+    return spec if fits else None
 
 
 def _left_out(overrides: dict, form: type, name: str, module: nn.Module | None) -> bool:
@@ -217,7 +227,7 @@ def _rank(key, name: str, by_name: dict) -> tuple | None:
 
 def _unmatched(key, value, by_name: dict) -> None:
     if isinstance(key, type):
-        if value is None and (issubclass(key, QatForm) or any(isinstance(m, key) for m in by_name.values())):
+        if issubclass(key, QatForm) or value is None and any(isinstance(m, key) for m in by_name.values()):
             return
         raise ValueError(f"prepare_qat: overrides: no quantisable module of type {key.__name__} in the model")
     whole = next((n for n, m in by_name.items() if type(m) in SPLIT and key.startswith(f"{n}.")), None)

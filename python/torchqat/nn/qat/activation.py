@@ -102,13 +102,13 @@ class Activation(QatForm):
         x = input.float()
         if not quantizer.enabled:
             return apply_function(self.function, quantizer(x), self.argument).to(input.dtype)
-        scale, zero_point = quantizer.qparams(x)
+        x, scale, zero_point = quantizer.on_grid(x)
         low, high = quantizer.quant_min, quantizer.quant_max
-        points = grid_points(scale, zero_point, low, high).detach()
+        points = grid_points(scale, zero_point, low, high)
         table = apply_function(self.function, points, self.argument)
         if torch.is_grad_enabled() and x.requires_grad:
             slope = function_slope(self.function, points, self.argument)
-            y = torch.ops.torchqat.qat_lookup_int8(x, scale.detach(), zero_point, low, high, table, slope)
+            y = torch.ops.torchqat.qat_lookup_int8(x, scale, zero_point, low, high, table, slope)
         else:
-            y = torch.ops.torchqat.lookup_int8(x, scale.detach(), zero_point, low, high, table)
+            y = torch.ops.torchqat.lookup_int8(x, scale, zero_point, low, high, table)
         return y.to(input.dtype)

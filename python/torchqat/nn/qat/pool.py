@@ -44,7 +44,7 @@ class AvgPool(QatForm):
         quantizer = self.activation_fake_quant
         x = input.float()
         if quantizer.enabled:
-            scale, zero_point = quantizer.qparams(x)
+            x, scale, zero_point = quantizer.on_grid(x)
             # x / s on the grid of scale 1 is q - z itself; float32 adds up to 65536 of those exactly, in any order.
             x = torch.ops.torchqat.fake_quantize(
                 x / scale, torch.ones_like(scale), zero_point, [], quantizer.quant_min, quantizer.quant_max

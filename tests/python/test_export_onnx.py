@@ -221,3 +221,58 @@ def test_embedding_bag_with_offsets_is_refused(tmp_path):
     prepared = torchqat.prepare_qat(nn.Sequential(nn.EmbeddingBag(9, 6)), QConfig.int8_weight_only())
     with pytest.raises(ValueError, match="indices must have shape \\[bags, length\\], without offsets"):
         torchqat.export_onnx(nn.Sequential(prepared[0]), torch.arange(4), tmp_path / "m.onnx")
+
+
+class Answers(nn.Module):
+    """Keywords in, a dictionary out, as Hugging Face's models have it."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(20, 16), nn.Linear(16, 3)
+
+    def forward(self, tokens, mask=None, scale=1.0, *, details=False):
+        h = self.embedding(tokens)
+        if mask is not None:
+            h = h * mask.unsqueeze(-1)
+        return {"scores": scale * self.head(h.sum(1)), "hidden": [h, h + 1] if details else None}
+
+
+@pytest.mark.parametrize(
+    "args, inputs, outputs",
+    [
+        (lambda b: b, ["tokens", "mask"], ["scores"]),
+        (lambda b: (b["tokens"], {"mask": b["mask"]}), ["tokens", "mask"], ["scores"]),
+        (lambda b: (b["tokens"], b["mask"]), ["tokens", "mask"], ["scores"]),
+        (lambda b: {**b, "details": True, "scale": 2.0}, ["tokens", "mask"], ["scores", "hidden.0", "hidden.1"]),
+        (lambda b: {"mask": b["mask"], "tokens": b["tokens"]}, ["mask", "tokens"], ["scores"]),
+        (lambda b: {"tokens": b["tokens"]}, ["tokens"], ["scores"]),
+    ],
+)
+def test_keywords_and_dictionaries_keep_their_names(args, inputs, outputs, tmp_path):
+    torch.manual_seed(9)
+    batch = lambda n, t: {"tokens": torch.randint(0, 20, (n, t)), "mask": (torch.rand(n, t) > 0.3).float()}
+    prepared = torchqat.prepare_qat(Answers(), QConfig.int8()).train()
+    prepared(**batch(8, 6))
+    converted = torchqat.convert(prepared.eval())
+    path = tmp_path / "m.onnx"
+    torchqat.export_onnx(converted, args(batch(2, 5)), path, dynamic_axes={name: {0: "batch", 1: "time"} for name in inputs})
+    graph = onnx.load(path).graph
+    assert [entry.name for entry in graph.input] == inputs and [entry.name for entry in graph.output] == outputs
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    other = batch(3, 7)
+    given = args(other)
+    wanted = converted(**given) if isinstance(given, dict) else converted(*given[:1], other["mask"])
+    wanted = [wanted["scores"], *(wanted["hidden"] or [])]
+    for got, expected in zip(session.run(None, {name: other[name].numpy() for name in inputs}), wanted, strict=True):
+        torch.testing.assert_close(torch.from_numpy(got), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_axes_of_what_is_not_there_are_refused_and_the_old_file_stays(tmp_path):
+    x = torch.randn(4, 6)
+    prepared = trained(nn.Sequential(nn.Linear(6, 2)), QConfig.int8(), x)
+    (tmp_path / "m.onnx").write_text("before")
+    with pytest.raises(ValueError, match=r"dynamic_axes: 'image' names no input or output of the file; they are x, y"):
+        torchqat.export_onnx(
+            prepared, x, tmp_path / "m.onnx", input_names=["x"], output_names=["y"], dynamic_axes={"image": {0: "batch"}}
+        )
+    assert (tmp_path / "m.onnx").read_text() == "before"

@@ -7,11 +7,12 @@ its codes and scales compared with the model's, before the function returns.
 import copy
 import inspect
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from torchqat.convert import convert
 from torchqat.export.onnx_layers import ONNX_LAYERS, OnnxWeight
@@ -27,7 +28,7 @@ _TRACED_OPSET, _OPSET, _IR_VERSION = 20, 21, 10
 
 def export_onnx(
     model: nn.Module,
-    args: Tensor | tuple,
+    args: Tensor | tuple | dict,
     path,
     style: str = "qdq",
     *,
@@ -43,10 +44,13 @@ def export_onnx(
 
     Args:
         model: prepared (it is converted first, on a copy) or converted; left as it is.
-        args: an example input, or a tuple of them.
+        args: an example input, a tuple of arguments (a dict at its end holds keywords) or a dict of keywords. Tensors become the file's
+            inputs, under their keywords' names; any other value is a constant of the file. Of a dictionary that the model returns, as
+            Hugging Face's do, the tensors become outputs under their keys.
         path: the file to write.
         style: "qdq".
-        input_names, output_names, dynamic_axes: as torch.onnx.export's; {"input": {0: "batch"}} leaves the batch open.
+        input_names, output_names, dynamic_axes: as torch.onnx.export's; {"input": {0: "batch"}} leaves the batch open. A key of dynamic_axes
+            is a name of an input or output of the file.
 
     Raises:
         TypeError, ValueError: a model that is neither prepared nor converted, a layer without a Q/DQ form, another style.
@@ -67,19 +71,25 @@ def export_onnx(
     model = unwrapped(model)
     if any(isinstance(module, QatLayer) for module in model.modules()):
         model = convert(model)
-    args = args if isinstance(args, tuple) else (args,)
     stand_in = _stand_in(model)
     _check_float32(stand_in, args)
-    traced = _Call(stand_in) if _fills_in(stand_in, args) else stand_in
+    call = _Call(stand_in, args)
+    if input_names is None:
+        input_names = call.input_names
+    if output_names is None:
+        output_names = call.output_names
+    # As it is where that says the same: its parameters then keep their names.
+    traced = stand_in if call.is_plain else call
     with replacing(path, "export_onnx") as temporary:
         with warnings.catch_warnings():
             # The tracing exporter is deprecated, yet the only one that needs no further package.
             warnings.simplefilter("ignore")
             torch.onnx.export(
-                traced, args, temporary, dynamo=False, opset_version=_TRACED_OPSET, input_names=input_names,
+                traced, tuple(call.inputs), temporary, dynamo=False, opset_version=_TRACED_OPSET, input_names=input_names,
                 output_names=output_names, dynamic_axes=dynamic_axes, keep_initializers_as_inputs=False,
             )  # fmt: skip
         written = onnx.load(temporary)
+        _check_axes(written.graph, dynamic_axes)
         weights = {name: m for name, m in stand_in.named_modules() if isinstance(m, OnnxWeight)}
         _finish(onnx, written, weights)
         onnx.save(written, temporary)
@@ -87,25 +97,74 @@ def export_onnx(
 
 
 class _Call(nn.Module):
-    """The model with no more inputs than it is given: torch.onnx makes one of every default value of forward's arguments."""
+    """One call of the model, with no more inputs than the tensors it is given: torch.onnx makes one of every default value of
+    forward's arguments.
 
-    def __init__(self, model: nn.Module):
+    Attributes:
+        inputs, input_names: the tensors of the call, in order, and what forward calls them; None where that is not known.
+        output_names: the keys of a dictionary that the model returns; None where it returns anything else.
+        is_plain: whether tracing the model with inputs as arguments is the same call.
+    """
+
+    def __init__(self, model: nn.Module, args):
         super().__init__()
         self.model = model
+        args = args if isinstance(args, (tuple, dict)) else (args,)
+        keywords = args if isinstance(args, dict) else args[-1] if args and isinstance(args[-1], dict) else {}
+        self.keywords = dict(keywords)
+        self.positional = [] if isinstance(args, dict) else list(args[:-1] if keywords else args)
+        # Tensors inside of lists and dictionaries are inputs too.
+        self.leaves, self.structure = pytree.tree_flatten((self.positional, self.keywords))
+        self.inputs = [leaf for leaf in self.leaves if isinstance(leaf, Tensor)]
+        parameters = [p for p in inspect.signature(model.forward).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
+        self.train(model.training)
+        with torch.no_grad():
+            result = self.called(self.inputs)
+        self.output_names = _names_of(result) if isinstance(result, Mapping) else None
+        filled_in = any(p.default not in (p.empty, None) for p in parameters[len(self.positional) :])
+        self.is_plain = not (keywords or filled_in or isinstance(result, Mapping)) and len(self.inputs) == len(self.positional)
+        self.input_names = None if self.is_plain else self._names([p.name for p in parameters])
 
-    def forward(self, *args):
-        return self.model(*args)
+    def _names(self, parameters: list[str]) -> list[str] | None:
+        named = [*zip(parameters, self.positional), *self.keywords.items()]
+        names = [name for name, value in named if isinstance(value, Tensor)]
+        return names if len(names) == len(self.inputs) else None
+
+    def called(self, inputs) -> object:
+        given = iter(inputs)
+        leaves = [next(given) if isinstance(leaf, Tensor) else leaf for leaf in self.leaves]
+        positional, keywords = pytree.tree_unflatten(leaves, self.structure)
+        return self.model(*positional, **keywords)
+
+    def forward(self, *inputs):
+        result = self.called(inputs)
+        return tuple(_tensors(result)) if isinstance(result, Mapping) else result
 
 
-def _fills_in(model: nn.Module, args: tuple) -> bool:
-    parameters = [p for p in inspect.signature(model.forward).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
-    keywords = bool(args) and isinstance(args[-1], dict)  # torch.onnx takes them so
-    return not keywords and any(p.default not in (p.empty, None) for p in parameters[len(args) :])
+def _names_of(result: Mapping) -> list[str]:
+    """One for each tensor: the key, with a number where there are several under it."""
+    names = []
+    for key, value in result.items():
+        names += [str(key)] if isinstance(value, Tensor) else [f"{key}.{i}" for i in range(len(_tensors(value)))]
+    return names
 
 
-def _check_float32(model: nn.Module, args: tuple) -> None:
-    tensors = [*model.parameters(), *torch.utils._pytree.tree_leaves(args)]
-    others = {t.dtype for t in tensors if isinstance(t, Tensor) and t.is_floating_point()} - {torch.float32}
+def _tensors(value) -> list[Tensor]:
+    """Those in a value, in order; of a mapping its values', which may be of a class that pytree does not know."""
+    if isinstance(value, Mapping):
+        return [tensor for inner in value.values() for tensor in _tensors(inner)]
+    return [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor)]
+
+
+def _check_axes(graph, dynamic_axes: dict | None) -> None:
+    names = [entry.name for entry in (*graph.input, *graph.output)]
+    for key in dynamic_axes or {}:
+        if key not in names:
+            raise ValueError(f"export_onnx: dynamic_axes: {key!r} names no input or output of the file; they are {', '.join(names)}")
+
+
+def _check_float32(model: nn.Module, args) -> None:
+    others = {t.dtype for t in (*model.parameters(), *_tensors(args)) if t.is_floating_point()} - {torch.float32}
     if others:
         raise ValueError(
             f"export_onnx: the model and its args must be float32, as Q/DQ files are, got {others.pop()}; "

@@ -13,8 +13,8 @@ def sync_observers(model: nn.Module, group=None) -> nn.Module:
     """Give every rank the statistics of all ranks; the same bits everywhere. A collective: every rank of the group calls it.
 
     Extremes ("minmax") become the extremes over all ranks, moving averages ("ema") their mean, histograms are averaged; counts of
-    non-finite values are the largest. A learned activation's start, and the float zero point of lsq+ where it is not sharded, is that
-    of the first rank that has one. Ranks that have seen no data take what the others have.
+    non-finite values are the largest. A learned activation starts where the first rank that has data did. Ranks that have seen no data
+    take what the others have.
 
     Call it before evaluating, converting or saving, and in training as often as ranks should agree (after every step: one small
     message). It is for FSDP2, which leaves buffers alone, and for DistributedDataParallel(..., broadcast_buffers=False). DDP's own
@@ -58,9 +58,9 @@ def sync_observers(model: nn.Module, group=None) -> nn.Module:
         started, scale, zero_point = (next(columns) for _ in range(3))
         if bool(started.any()):
             first = int(started.argmax())
-            quantizer.base_scale.copy_(scale[first].expand_as(quantizer.base_scale))
-            if _whole(quantizer.zero_point) is not None:
-                quantizer.zero_point.copy_(zero_point[first].expand_as(quantizer.zero_point))
+            quantizer.base_scale.copy_(scale[first])
+            if quantizer.base_zero_point is not None:
+                quantizer.base_zero_point.copy_(zero_point[first])
             quantizer.initialized = True
     _average_histograms([o for o in watching if isinstance(o, HistogramObserver)], bounds, seen, group)
     return model
@@ -73,15 +73,10 @@ def _numbers(watching: list, learned: list) -> list[Tensor]:
         bound = observer.bound if isinstance(observer, HistogramObserver) else none
         numbers += [observer.min_val, observer.max_val, observer.nonfinite_count, bound]
     for quantizer in learned:
-        scale, zero_point = quantizer.base_scale.reshape(()), _whole(quantizer.zero_point)
+        scale, zero_point = quantizer.base_scale, quantizer.base_zero_point
         started = torch.full_like(scale, float(quantizer.initialized))
-        numbers += [started, scale, torch.zeros_like(scale) if zero_point is None else zero_point.detach().reshape(())]
+        numbers += [started, scale, torch.zeros_like(scale) if zero_point is None else zero_point]
     return numbers
-
-
-def _whole(parameter: Tensor | None) -> Tensor | None:
-    """A parameter that this rank holds itself: the sharded ones are equal everywhere already."""
-    return None if parameter is None or hasattr(parameter, "to_local") else parameter
 
 
 def _merge_range(observer, lo: Tensor, hi: Tensor) -> None:

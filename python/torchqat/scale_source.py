@@ -77,6 +77,7 @@ class ScaleSource(nn.Module):
         self.register_parameter("log_scale", None)
         self.register_parameter("zero_point", None)
         self.register_buffer("base_scale", None)
+        self.register_buffer("base_zero_point", None)
         self.observer = None
         if self.learned:
             self._set_learned(spec, weight, device)
@@ -109,11 +110,13 @@ class ScaleSource(nn.Module):
         else:
             scale = torch.zeros((), device=device)
             zero_point = torch.zeros((), device=device)
+        # The start is in buffers, and parameters learn the way from there: what a forward writes to a parameter is lost where
+        # FSDP2 has gathered it. Parameters have a dimension, even of one element: FSDP2 shards no scalars.
         self.base_scale = scale.clone()
-        # Parameters have a dimension, even of one element: FSDP2 shards no scalars.
         self.log_scale = nn.Parameter(torch.zeros_like(torch.atleast_1d(scale)))
         if spec.estimator == "lsq+":
-            self.zero_point = nn.Parameter(torch.atleast_1d(zero_point.to(scale.dtype)))
+            self.base_zero_point = zero_point.to(scale.dtype)
+            self.zero_point = nn.Parameter(torch.zeros_like(torch.atleast_1d(scale)))
 
     def blocks(self, dim: int) -> list[int]:
         """block_size of an input with that many dimensions."""
@@ -178,11 +181,12 @@ class ScaleSource(nn.Module):
         assert log_scale is not None and base_scale is not None
         if not self.initialized and self.training and self.observer_enabled:
             self._start(x)
-        log_scale = log_scale.reshape(base_scale.shape)
+        # FSDP2 may gather parameters in a lower precision.
+        log_scale = log_scale.reshape(base_scale.shape).to(base_scale.dtype)
         scale = self.stored(scale_of(log_scale, base_scale, self.power_of_two, self.smallest_scale))
-        zero_point = self.zero_point
-        if zero_point is not None:
-            return scale, zero_point.reshape(base_scale.shape)
+        zero_point, base_zero_point = self.zero_point, self.base_zero_point
+        if zero_point is not None and base_zero_point is not None:
+            return scale, base_zero_point + zero_point.reshape(base_scale.shape)
         return scale, torch.zeros_like(scale, dtype=torch.int32)
 
     @torch.jit.unused
@@ -192,18 +196,19 @@ class ScaleSource(nn.Module):
         scale, zero_point = self._start_from(x.detach())
         self.base_scale.copy_(scale)
         self.log_scale.zero_()
-        if self.zero_point is not None:
-            self.zero_point.copy_(zero_point)
+        if self.base_zero_point is not None:
+            self.base_zero_point.copy_(zero_point)
+            self.zero_point.zero_()
 
     def _start(self, x: Tensor) -> None:
-        base_scale, zero_point = self.base_scale, self.zero_point
+        base_scale, base_zero_point = self.base_scale, self.base_zero_point
         assert base_scale is not None
         if x.numel() > 0:
             with torch.no_grad():
-                scale, start = self._start_from(x.detach())
+                scale, zero_point = self._start_from(x.detach())
                 base_scale.copy_(scale)
-                if zero_point is not None:
-                    zero_point.copy_(start)
+                if base_zero_point is not None:
+                    base_zero_point.copy_(zero_point)
             self.initialized = True
 
     def _check_data(self) -> None:
@@ -223,6 +228,8 @@ class ScaleSource(nn.Module):
     def has_data(self, cheaply: bool = False) -> bool:
         """Whether scales are known: always, but for static and learned activations that have seen nothing."""
         if self.learned:
+            if not self.initialized:  # buffers may have been copied from a model that has started, as averages of weights do
+                self.initialized = bool((self.base_scale > 0).all())
             return self.initialized
         if self.observer is None or (cheaply and self.observer.min_val.device.type != "cpu"):
             return True
@@ -312,13 +319,16 @@ class ScaleSource(nn.Module):
 
     @torch.jit.ignore
     def _apply(self, fn, recurse=True):
-        return apply_keeping_dtype(self, super()._apply, fn, ("base_scale", "log_scale", "zero_point"), recurse)
+        return apply_keeping_dtype(self, super()._apply, fn, ("base_scale", "log_scale", "base_zero_point", "zero_point"), recurse)
 
     @torch.jit.ignore
     def _load_from_state_dict(self, state_dict, prefix, *args):
         for name in ("log_scale", "zero_point"):
             if f"{prefix}{name}" in state_dict:  # scalars, in earlier checkpoints
                 state_dict[f"{prefix}{name}"] = torch.atleast_1d(state_dict[f"{prefix}{name}"])
+        if self.base_zero_point is not None and f"{prefix}zero_point" in state_dict:
+            # Earlier checkpoints have the whole zero point in the parameter.
+            state_dict.setdefault(f"{prefix}base_zero_point", torch.zeros_like(self.base_zero_point))
         super()._load_from_state_dict(state_dict, prefix, *args)
         if self.learned and not self.is_weight:
             self.initialized = bool((self.base_scale > 0).all())

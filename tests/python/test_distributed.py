@@ -201,11 +201,44 @@ def test_no_model_is_prepared(tmp_path):
 
 
 def test_learned_scalars_of_earlier_checkpoints_load():
+    """They were scalars, and a zero point lay in its parameter as a whole."""
     model = net("lsq+", watched=True)
     state = state_of(model)
-    name = "0.activation_fake_quant.zero_point"
-    assert state[name].shape == (1,)
+    assert state["0.activation_fake_quant.zero_point"].shape == (1,)
     old = {key: value.reshape(()) if "log_scale" in key or "zero_point" in key else value for key, value in state.items()}
+    for layer in ("0", "2"):
+        prefix = f"{layer}.activation_fake_quant."
+        old[f"{prefix}zero_point"] = old[f"{prefix}zero_point"] + old.pop(f"{prefix}base_zero_point")
+    assert any(value.item() != 0 for key, value in old.items() if key.endswith(".zero_point"))
     again = net("lsq+")
     again.load_state_dict(old)
     assert torch.equal(again.eval()(batch(1)), model.eval()(batch(1)))
+
+
+def _started_inside(rank, world):
+    """Learned values that start in the first forward of a sharded model; both ranks see the same batches."""
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+    mesh = dist.init_device_mesh("cpu", (world,))
+    found = {}
+    for scheme in ("lsq", "lsq+"):
+        for way in ("plain", "fsdp", "bf16"):
+            model = net(scheme)
+            policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16) if way == "bf16" else MixedPrecisionPolicy()
+            for layer in (model[0], model[2], model) if way != "plain" else ():
+                fully_shard(layer, mesh=mesh, mp_policy=policy)
+            optimizer = torch.optim.SGD(model.parameters(), 0.02)
+            for step in range(3):
+                optimizer.zero_grad()
+                model(batch(7 + 2 * step) + 1.5).float().square().mean().backward()
+                optimizer.step()
+            found[scheme, way] = model.eval()(batch(5)).detach().float()
+    return found
+
+
+def test_learned_values_may_start_inside_a_sharded_forward(tmp_path):
+    for found in in_processes(_started_inside, tmp_path, WORLD):
+        for scheme in ("lsq", "lsq+"):
+            plain = found[scheme, "plain"]
+            torch.testing.assert_close(found[scheme, "fsdp"], plain, rtol=1e-5, atol=1e-5)
+            assert (found[scheme, "bf16"] - plain).abs().max() < 0.1 * plain.abs().max()
